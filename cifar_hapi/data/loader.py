@@ -1,0 +1,150 @@
+"""Batches of normalised images, made ahead in a background thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+
+from cifar_hapi.data.augment import Augmentation, augment
+from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.normalisation import DataFormat, normalise
+from cifar_hapi.errors import DataError, RecipeError
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+class BatchLoader:
+    """Yields batches (images, labels), and is a loader that paddle.Model accepts.
+
+    images: float32 [B, C, H, W] or [B, H, W, C]; labels: int64 [B]. Every random choice is a pure function of
+    (seed, epoch, step): a loader that starts at step k of an epoch yields what it would have yielded there.
+    Each iteration is one epoch, and the next iteration is the next epoch.
+
+    mean, std: one number a channel, in units where pixels span [0, 1]. shuffle: a new order every epoch; else
+    that of the set. drop_last: leave out the last batch of an epoch where it is short. prefetch: how many
+    batches one thread makes ahead; 0 makes them in line. Cutout is filled with the mean colour.
+
+    Raises DataError for a set without images, RecipeError for arguments that cannot be.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        *,
+        augmentation: Augmentation | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        data_format: DataFormat = "NCHW",
+        prefetch: int = 2,
+    ) -> None:
+        self.image_set = image_set
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.data_format = data_format
+        self.prefetch = prefetch
+        self._check()
+        self._next_epoch, self._next_step = 0, 0
+
+    def __len__(self) -> int:
+        """Steps in a whole epoch."""
+        whole, rest = divmod(len(self.image_set), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, steps = self._next_epoch, range(self._next_step, len(self))
+        self.set_epoch(epoch + 1)
+        return self._ahead(epoch, steps) if self.prefetch else (self.batch(epoch, step) for step in steps)
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Make the next iteration that of `epoch`, from `first_step` on; those after it are whole again."""
+        if epoch < 0 or not 0 <= first_step <= len(self):
+            raise RecipeError(
+                f"epoch {epoch}, step {first_step}: epochs count from 0, and one has {len(self)} steps here"
+            )
+        self._next_epoch, self._next_step = epoch, first_step
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """The batch of one step, both counted from 0; new arrays at each call."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step}: an epoch has {len(self)}, counted from 0")
+        place = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        indices = self._order(epoch)[place]
+        images = self.image_set.images.take(indices, axis=0)
+        if self.augmentation:
+            images = augment(
+                images,
+                indices,
+                epoch,
+                _generator(self.seed, _AUGMENTATION, epoch, step),
+                self.augmentation,
+                seed=self.seed,
+                fill=np.rint(255 * np.asarray(self.mean)),
+            )
+        return normalise(images, self.mean, self.std, self.data_format), self.image_set.labels[indices]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        size = len(self.image_set)
+        return _shuffled(size, self.seed, epoch) if self.shuffle else np.arange(size)
+
+    def _ahead(self, epoch: int, steps: range) -> Iterator[Batch]:
+        """The batches of `steps`, `prefetch` of them under way; leaving the iteration ends the thread."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch-loader") as thread:
+            batches: deque[Future[Batch]] = deque()
+            for step in steps:
+                batches.append(thread.submit(self.batch, epoch, step))
+                if len(batches) > self.prefetch:
+                    yield batches.popleft().result()
+            while batches:
+                yield batches.popleft().result()
+
+    def _check(self) -> None:
+        shape = self.image_set.images.shape
+        if not len(self.image_set):
+            raise DataError("the image set is empty: there is nothing to load")
+        if self.batch_size < 1:
+            raise RecipeError(f"batch_size is {self.batch_size}: it must be 1 or more")
+        if self.drop_last and self.batch_size > shape[0]:
+            raise RecipeError(
+                f"batch_size is {self.batch_size}, and drop_last leaves no batch of {shape[0]} images: "
+                f"make it {shape[0]} or less"
+            )
+        if not len(self.mean) == len(self.std) == shape[-1]:
+            raise RecipeError(
+                f"mean {self.mean}, std {self.std}: each needs {shape[-1]} numbers, one a channel"
+            )
+        if not all(0 <= value <= 1 for value in self.mean) or not all(value > 0 for value in self.std):
+            raise RecipeError(
+                f"mean {self.mean}, std {self.std}: in units where pixels span [0, 1], means lie in it "
+                "and standard deviations are above 0"
+            )
+        if self.data_format not in ("NCHW", "NHWC"):
+            raise RecipeError(f"data_format is {self.data_format!r}: it must be NCHW or NHWC")
+        if self.seed < 0 or self.prefetch < 0:
+            raise RecipeError(f"seed is {self.seed}, prefetch {self.prefetch}: neither may be negative")
+
+
+_ORDER, _AUGMENTATION = range(2)  # streams of random numbers that share nothing
+
+
+def _generator(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=stream)))
+
+
+@lru_cache(maxsize=4)
+def _shuffled(size: int, seed: int, epoch: int) -> np.ndarray:
+    order = _generator(seed, _ORDER, epoch).permutation(size)
+    order.flags.writeable = False
+    return order
