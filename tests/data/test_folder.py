@@ -116,6 +116,14 @@ def test_train_and_test_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     assert data.test.class_names == ("cat", "dog")
 
 
+def test_unreadable_images_of_both_splits_are_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_images(tmp_path / split / "cat", 1)
+        (tmp_path / split / "cat" / "a.png").write_bytes(b"garbage")
+    unreadable = read_image_folder(tmp_path).unreadable
+    assert unreadable == (tmp_path / "train" / "cat" / "a.png", tmp_path / "test" / "cat" / "a.png")
+
+
 def test_a_class_of_the_test_folder_alone_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "train" / "cat", 1)
     write_images(tmp_path / "test" / "horse", 1)
@@ -323,18 +331,26 @@ def test_scaling_down_averages(tmp_path: Path, extension: str) -> None:
     assert np.abs(read_image(tmp_path / f"a.{extension}", 32).astype(int) - 100).max() <= 2
 
 
+def test_a_large_jpeg_keeps_its_detail(tmp_path: Path) -> None:
+    blocks = noise().repeat(8, axis=0).repeat(8, axis=1)
+    Image.fromarray(blocks).save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    Image.fromarray(blocks).save(tmp_path / "a.png")
+    difference = read_image(tmp_path / "a.jpg", 32).astype(int) - read_image(tmp_path / "a.png", 32)
+    assert np.abs(difference).mean() < 5
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (31, 33)])
 def test_any_size_is_read(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, RED).save(tmp_path / "a.png")
     assert np.array_equal(read_image(tmp_path / "a.png", 32), np.broadcast_to(np.uint8(RED), (32, 32, 3)))
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG file of a few bytes that says it is as large as that."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
 
@@ -357,6 +373,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, side: int, recwarn: pyt
             "not an image of a known format",
         ),
         (png_claiming(9, 9)[:-4], "cannot be read as an image"),
+        (png_claiming(9, 9) + chunk(b"\xfb\xdc\xb6_", b""), "cannot be read as an image: broken PNG file"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -364,6 +381,17 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str) -
     with pytest.raises(DataError, match=rf"a\.png: {message}") as error:
         read_image(tmp_path / "a.png", 32)
     assert "\n" not in str(error.value)
+
+
+def test_damaged_metadata_alone_go_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    damaged = exif.tobytes()[:-12]
+    Image.fromarray(noise()).save(tmp_path / "a.png", exif=damaged)
+    assert np.array_equal(read_image(tmp_path / "a.png", 32), noise())
+    assert not recwarn.list
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
