@@ -57,7 +57,7 @@ def augment(
     epoch and the seed of the run decide alternating flips, and rng all else. fill: uint8 [C], the colour of
     cutout (the mean colour does what the paper's zero after normalisation does).
     """
-    # A pixel is one item of C bytes: moved whole, flips took half the time, cutout an eighth (CIFAR, NumPy 2.4).
+    # A pixel is one item of C bytes: moved whole, flips took half the time, cutout an eighth (NumPy 2.4).
     pixels = images.view(f"V{images.shape[-1]}")[..., 0]
     if augmentation.crop_padding:
         pixels = _random_crop(pixels, rng, augmentation.crop_padding, augmentation.padding_mode)
