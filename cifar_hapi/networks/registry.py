@@ -1,0 +1,122 @@
+"""The networks by name, and what each can be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from paddle import nn
+
+from cifar_hapi.errors import RecipeError
+from cifar_hapi.networks.resnet import cifar_plain, cifar_resnet, imagenet_resnet
+from cifar_hapi.networks.speednet import speednet
+
+
+@dataclass(frozen=True)
+class Network:
+    """How to build a network.
+
+    build: called as build(num_classes=, width=, data_format=, **options), returns the layer.
+    summary: one line for a list of networks.
+    width: channels of the first convolution, as published.
+    options: further keywords of `build`, each with the values it may have; the first is the default.
+    """
+
+    build: Callable[..., nn.Layer]
+    summary: str
+    width: int
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+# A network of your own joins with NETWORKS["mine"] = Network(build_mine, "what it is", width=32).
+NETWORKS: dict[str, Network] = {
+    **{
+        f"resnet{depth}": Network(
+            partial(cifar_resnet, depth),
+            f"{depth} layers, {size} parameters: He et al. 2015, CIFAR form, 16-32-64 channels",
+            width=16,
+            options={"shortcut": ("A", "B")},
+        )
+        for depth, size in {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M"}.items()
+    },
+    **{
+        f"plain{depth}": Network(
+            partial(cifar_plain, depth), f"resnet{depth} without its shortcuts: He et al. 2015", width=16
+        )
+        for depth in (20, 32, 44, 56)
+    },
+    **{
+        f"resnet{depth}": Network(
+            partial(imagenet_resnet, depth),  # type: ignore[arg-type]  # a key of a dict is no literal
+            f"{depth} layers, {size} parameters: He et al. 2015, ImageNet form, 64-128-256-512 channels",
+            width=64,
+            options={"stem": ("cifar", "imagenet")},
+        )
+        for depth, size in {18: "11.2M", 34: "21.3M", 50: "23.5M"}.items()
+    },
+    "speednet": Network(speednet, "9 layers, 6.6M parameters: Page's ResNet-9, made to train fast", width=64),
+}
+
+
+def network_names() -> list[str]:
+    """Names that `build_network` knows; NETWORKS[name].summary describes each in one line."""
+    return list(NETWORKS)
+
+
+def build_network(
+    name: str,
+    num_classes: int = 10,
+    width: int | None = None,
+    data_format: str = "NCHW",
+    **options: str,
+) -> nn.Layer:
+    """A freshly initialised network that turns images, float32 [N, 3, H, W], into logits [N, num_classes].
+
+    width: channels of the first convolution, all others in proportion; None is the published width.
+    data_format: with "NHWC" images are [N, H, W, 3]; a state dict fits both.
+    options: shortcut="A" or "B" for the CIFAR ResNets; stem="cifar" or "imagenet" for resnet18, 34 and 50.
+    Weights follow `paddle.seed`. Raises RecipeError for what cannot be built.
+    """
+    if name not in NETWORKS:
+        raise RecipeError(f"network.name = {name!r} is not a known network; {_nearest(name, NETWORKS)}")
+    network = NETWORKS[name]
+    _check_count("num_classes", num_classes)
+    if width is not None:
+        _check_count("width", width)
+    _check_choice("data_format", data_format, ("NCHW", "NHWC"))
+    _check_options(name, network, options)
+    return network.build(
+        num_classes=num_classes,
+        width=network.width if width is None else width,
+        data_format=data_format,
+        **options,
+    )
+
+
+def _check_options(name: str, network: Network, options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        if key not in network.options:
+            known = ["num_classes", "width", "data_format", *network.options]
+            raise RecipeError(f"network.{key} = {value!r}: {name} has no such key; {_nearest(key, known)}")
+        _check_choice(key, value, network.options[key])
+
+
+def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RecipeError(
+            f"network.{key} = {value!r} is not possible; take {' or '.join(map(repr, choices))}"
+        )
+
+
+def _check_count(key: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise RecipeError(f"network.{key} = {value!r} is not possible; take a whole number of 1 or more")
+
+
+def _nearest(wrong: object, known: Iterable[str]) -> str:
+    known = list(known)
+    near = get_close_matches(str(wrong), known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
