@@ -1,0 +1,66 @@
+# make help lists the targets. Variables: RECIPE= EPOCHS= DATA= RUN= ARGS= DEVICE=cpu|gpu PYTHON= VENV= PADDLE=
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+DEVICE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+PADDLE ?=
+BIN := $(VENV)/bin
+# One stamp for each kind of install, written only after it has succeeded.
+INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
+INSTALLED_DEV := $(INSTALLED)-dev
+OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
+PACKAGING := setup.cfg setup.py pyproject.toml
+
+.PHONY: help train evaluate test lint format smoke bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1@/' | column -t -s@
+
+train: $(INSTALLED)  ## train RECIPE= on DATA= for EPOCHS=, into RUN= (all optional; ARGS= for more)
+	@$(BIN)/cifar-hapi train $(RECIPE) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
+		$(if $(RUN),--run-dir $(RUN)) --device $(DEVICE) $(ARGS)
+
+evaluate: $(INSTALLED)  ## evaluate RUN= (the newest if absent) on the whole test set
+	@$(BIN)/cifar-hapi evaluate $(RUN) $(if $(DATA),--data $(DATA)) --device $(DEVICE) $(ARGS)
+
+test: $(INSTALLED_DEV)  ## run the tests (ARGS= goes to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED_DEV)  ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(INSTALLED_DEV)  ## put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+smoke: $(INSTALLED)  ## the whole program once, on a few generated images
+	@.ci/smoke $(BIN)/cifar-hapi
+
+bench: $(INSTALLED_DEV)  ## the benchmarks (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.loader $(ARGS)
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): $(PACKAGING)
+	$(call install,.[$(DEVICE)])
+	@touch $@
+
+$(INSTALLED_DEV): $(PACKAGING)
+	$(call install,.[$(DEVICE)$(comma)dev])
+	@touch $(INSTALLED) $@
+
+comma := ,
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "cifar-hapi needs Python 3.10 or newer; name one: make PYTHON=python3.11 ...")'
+	@case "$(DEVICE)" in cpu|gpu) ;; *) echo 'DEVICE=$(DEVICE): must be cpu or gpu' >&2; exit 2;; esac
+	@echo 'installing into $(VENV) ...'
+	@rm -f $(VENV)/installed-*
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_PADDLE) 2>/dev/null
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '$(1)' $(PADDLE)
+endef

@@ -1,0 +1,62 @@
+"""One record an epoch, whoever drives the callbacks.
+
+Paddle's own `fit` ends an epoch and evaluates after it, `cifar_hapi.Model` evaluates before the epoch ends. A callback
+that wants both an epoch's training and evaluation metrics takes them here: an epoch is complete when the next one
+begins or training ends.
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+from paddle.callbacks import Callback
+
+Logs = dict[str, Any]
+
+
+class EpochLogs(Callback):
+    """Base of callbacks that act on whole epochs: `on_epoch_complete(epoch, record)`.
+
+    `epoch` counts from 0, as in Paddle. `record` holds plain numbers: training metrics by their names, evaluation
+    metrics by theirs with `eval_` before them.
+    """
+
+    def on_epoch_complete(self, epoch: int, record: Logs) -> None:
+        raise NotImplementedError
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self._epoch: int | None = None
+        self._record: Logs = {}
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._complete()
+        self._epoch = epoch
+
+    def on_eval_end(self, logs: Logs | None = None) -> None:
+        if getattr(self, "_epoch", None) is not None:  # else an evaluation of its own, outside of training
+            metrics = {key: value for key, value in plain_numbers(logs).items() if not key.startswith("eval_")}
+            self._record.update({f"eval_{key}": value for key, value in metrics.items()})
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self._record.update(plain_numbers(logs))
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        self._complete()
+
+    def _complete(self) -> None:
+        if self._epoch is not None:
+            self.on_epoch_complete(self._epoch, self._record)
+        self._epoch, self._record = None, {}
+
+
+def plain_numbers(logs: Logs | None) -> Logs:
+    """The metrics in `logs` as Python numbers; Paddle's `loss` is a list of one."""
+    plain = {}
+    for key, value in (logs or {}).items():
+        single = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+        if key in ("step", "batch_size") or not isinstance(single, numbers.Number | np.ndarray) or np.size(single) != 1:
+            continue
+        plain[key] = np.asarray(single).item()
+    return plain

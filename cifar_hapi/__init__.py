@@ -1,0 +1,68 @@
+"""CIFAR image classifiers with Paddle's high-level API: train, evaluate, predict.
+
+The public names load on first use, so that importing the package neither loads Paddle nor changes the process.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .errors import CifarHapiError, DataError, RecipeError, RunError
+    from .evaluation import evaluate
+    from .loading import load
+    from .model import Model
+    from .prediction import Predictions, predict
+    from .recipe import Recipe
+    from .run import Run
+    from .training import fit
+
+_HOMES = {
+    "CifarHapiError": "errors",
+    "DataError": "errors",
+    "Model": "model",
+    "Predictions": "prediction",
+    "Recipe": "recipe",
+    "RecipeError": "errors",
+    "Run": "run",
+    "RunError": "errors",
+    "evaluate": "evaluation",
+    "fit": "training",
+    "load": "loading",
+    "predict": "prediction",
+}
+
+__all__ = [
+    "CifarHapiError",
+    "DataError",
+    "Model",
+    "Predictions",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "RunError",
+    "__version__",
+    "evaluate",
+    "fit",
+    "load",
+    "predict",
+]
+
+if find_spec("paddle") is None:
+    raise ImportError(
+        "cifar-hapi needs Paddle: pip install 'cifar-hapi[cpu]', or 'cifar-hapi[gpu]' on a machine with an NVIDIA GPU"
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

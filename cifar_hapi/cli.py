@@ -1,0 +1,224 @@
+"""The command line: parse, call the API, print."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from ._version import __version__
+from .errors import CifarHapiError
+from .recipe import Recipe, parse_override, recipe_names, recipe_text
+from .runtime import cache_folder, prepare_process
+
+
+def main() -> NoReturn:
+    """Run the command and exit: 0 success, 2 usage or recipe, 3 data, 4 run, 1 anything else, 130 after Ctrl-C."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run the command line `arguments`; the exit code. Errors are one line unless `--debug` is among the arguments."""
+    try:
+        cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False)
+        return 0
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except (CifarHapiError, ArithmeticError, OSError) as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"error: {error}", err=True)
+        return getattr(error, "exit_code", 1)
+
+
+def _complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+def _common(command: Any) -> Any:
+    quiet = click.option("--quiet", is_flag=True, help="Print errors and results only.")
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
+    return quiet(debug(command))
+
+
+_data_dir = click.option("--data-dir", type=click.Path(path_type=Path), help="Where the archive or its folder is looked for first.")
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or gpu:N.")
+_weights = click.option("--weights", type=click.Choice(["latest", "best"]), default="latest", show_default=True)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_run = click.argument("run", required=False, type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cifar-hapi")
+def cli() -> None:
+    """Train, evaluate and use CIFAR image classifiers with Paddle's high-level API.
+
+    \b
+    Example:  cifar-hapi train quick
+              cifar-hapi evaluate
+    """
+
+
+@cli.command()
+@click.argument("recipe", default="quick", shell_complete=_complete_recipe)
+@click.option("--data", help="auto, cifar10, cifar100, synthetic, or a folder of class folders of images.")
+@_data_dir
+@click.option("--epochs", type=int)
+@click.option("--batch-size", type=int)
+@click.option("--seed", type=int)
+@click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
+@click.option("--engine", help="auto or native.")
+@_device
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
+@_common
+def train(recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, quiet: bool, **named: Any) -> None:
+    """Train RECIPE (a built-in name or a TOML file; quick by default) and evaluate it on the test set.
+
+    \b
+    Example:  cifar-hapi train resnet20 --epochs 4 --set schedule.name=one_cycle
+    """
+    keys = {"data": "data.source", "data_dir": "data.dir"}
+    changes = {keys.get(name, name): str(value) if name == "data_dir" else value for name, value in named.items() if value is not None}
+    changes |= dict(map(parse_override, overrides))
+    resolved = Recipe.load(recipe, changes)
+    prepare_process()
+    from .training import fit
+
+    fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1)
+
+
+@cli.command()
+@_run
+@click.option("--data", help="Another source than the run's own, with the same classes.")
+@_data_dir
+@_weights
+@click.option("--batch-size", type=click.IntRange(min=1))
+@_device
+@_json
+@_common
+def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Evaluate RUN (by default the newest in runs/) on every image of its test set.
+
+    \b
+    Example:  cifar-hapi evaluate runs/quick-20260101-120000 --json
+    """
+    prepare_process()
+    from . import terminal
+    from .evaluation import evaluate as evaluate_run
+    from .run import Run
+
+    found = Run(run) if run else Run.newest()
+    if not (as_json or quiet):
+        click.echo(f"run: {found.path}")
+    evaluation = evaluate_run(found, **options)
+    if as_json:
+        click.echo(json.dumps(evaluation, indent=1))
+    else:
+        (terminal.headline if quiet else terminal.show_evaluation)(terminal.console(), evaluation)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_weights
+@_device
+@_json
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: image, class, and a probability for every class.")
+@_common
+def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, quiet: bool, **options: Any) -> None:
+    """Classify IMAGES, files or folders of them, with the weights of RUN.
+
+    \b
+    Example:  cifar-hapi predict runs/quick-20260101-120000 cat.png photos/ --csv
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    prepare_process()
+    from . import terminal
+    from .prediction import predict as predict_images
+
+    predictions = predict_images(run, images, **options)
+    if as_json:
+        click.echo(json.dumps(predictions.records(), indent=1))
+    elif as_csv:
+        rows = csv.writer(sys.stdout, lineterminator="\n")
+        rows.writerow(["image", "class", *predictions.class_names])
+        rows.writerows([source, name, *row] for source, name, row in zip(predictions.sources, predictions.names, predictions.probabilities, strict=True))
+    else:
+        terminal.show_predictions(terminal.console(), predictions)
+
+
+@cli.command()
+@click.argument("name", required=False, shell_complete=_complete_recipe)
+@_json
+@_common
+def recipes(name: str | None, as_json: bool, quiet: bool) -> None:
+    """List the built-in recipes, or print the one called NAME.
+
+    \b
+    Example:  cifar-hapi recipes resnet20 > mine.toml && cifar-hapi train mine.toml
+    """
+    chosen = [Recipe.load(each) for each in ([name] if name else recipe_names())]
+    if as_json:
+        click.echo(json.dumps([recipe.to_dict() for recipe in chosen], indent=1))
+    elif name:
+        click.echo(recipe_text(name), nl=False)
+    else:
+        width = max(len(recipe.name) for recipe in chosen)
+        click.echo("\n".join(f"{recipe.name:{width}}  {recipe.description}" for recipe in chosen))
+
+
+@cli.group()
+def data() -> None:
+    """Fetch and check data sets."""
+
+
+@data.command()
+@click.argument("name", type=click.Choice(["cifar10", "cifar100"]))
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where to put the archive; by default the user's cache.")
+@_common
+def fetch(name: str, data_dir: Path | None, quiet: bool) -> None:
+    """Download the archive NAME, checked by its MD5 sum.
+
+    \b
+    Example:  cifar-hapi data fetch cifar10
+    """
+    from .data.download import ARCHIVES
+    from .data.download import fetch as fetch_archive
+
+    click.echo(str(fetch_archive(ARCHIVES[name], data_dir or cache_folder(), progress=not quiet)))
+
+
+@data.command()
+@click.argument("source", default="cifar10")
+@_data_dir
+@_json
+@_common
+def verify(source: str, data_dir: Path | None, as_json: bool, quiet: bool) -> None:
+    """Read SOURCE whole (as for train --data) and tell what it holds.
+
+    \b
+    Example:  cifar-hapi data verify cifar10 --data-dir ~/data
+    """
+    from .data.sources import open_data
+    from .recipe import DataRecipe
+
+    found = open_data(DataRecipe(source=source, dir=data_dir and str(data_dir), val_fraction=0.0), progress=not quiet)
+    identity = found.identity()
+    if as_json:
+        click.echo(json.dumps(identity, indent=1))
+        return
+    click.echo(f"{found.name}: {found.source}" + (f"\n{found.note}" if found.note else ""))
+    for part, about in identity["parts"].items():
+        click.echo(f"{part:5} {about['images']:6,} images  sha256 {about['sha256']}")
+    click.echo(f"mean {found.mean}\nstd  {found.std}\nclasses: {', '.join(found.train.class_names)}")

@@ -1,0 +1,103 @@
+"""From the declared data to images in memory: where they are looked for, and what they turn out to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import DataError, RecipeError
+from ..recipe import DataRecipe
+from ..runtime import cache_folder, data_folders
+from .archives import find_cifar, read_cifar
+from .download import ARCHIVES, fetch
+from .folder import read_image_folder
+from .image_set import ImageSet
+from .normalisation import channel_statistics
+from .split import stratified_split
+from .synthetic import write_synthetic
+
+CifarName = Literal["cifar10", "cifar100"]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set, ready to be trained on.
+
+    name: "cifar10", "cifar100", "synthetic", or the path of an image folder. source: where it was read from.
+    note: what must be said with every result, "" if nothing. val: held out from the training images, None if nothing is.
+    mean, std: of the images trained on, per channel, in [0, 1].
+    """
+
+    name: str
+    source: str
+    note: str
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """What run.json records: counts and SHA-256 of each part, so that another run can tell whether it saw the same."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            "name": self.name,
+            "source": self.source,
+            "note": self.note,
+            "class_names": list(self.train.class_names),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "parts": {key: {"images": len(part), "sha256": part.sha256()} for key, part in parts.items() if part is not None},
+        }
+
+
+def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data:
+    """Find, and where need be fetch or generate, the data that `recipe` names; `seed` chooses what is held out.
+
+    Raises DataError when it cannot be had or is damaged; nothing but `auto` ever stands in something else.
+    """
+    name, source, note, train, test = _read(recipe, progress)
+    if recipe.limit is not None:
+        train = train.take(slice(recipe.limit))
+    kept, held_out = stratified_split(train.labels, recipe.val_fraction, seed)
+    val = train.take(held_out) if len(held_out) else None
+    train = train.take(kept) if val is not None else train
+    mean, std = channel_statistics(train.images)
+    return Data(name, source, note, train, val, test, mean, std)
+
+
+def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, ImageSet]:
+    """Name, place, note, training and test images."""
+    if recipe.source not in ("auto", "cifar10", "cifar100", "synthetic"):
+        return _read_folder(Path(recipe.source).expanduser(), recipe.image_size)
+    if recipe.image_size != 32:
+        raise RecipeError(f"data.image_size = {recipe.image_size}: {recipe.source} has images of 32x32; only image folders are resized")
+    if recipe.source == "synthetic":
+        return _read_synthetic("These are generated images: no result here is a CIFAR result.")
+    name: CifarName = "cifar100" if recipe.source == "cifar100" else "cifar10"
+    place = next((found for folder in data_folders(recipe.dir) if (found := find_cifar(folder, name))), None)
+    if place is None:
+        try:
+            place = fetch(ARCHIVES[name], cache_folder(), progress=progress)
+        except DataError as error:
+            if recipe.source != "auto":
+                raise
+            return _read_synthetic(f"CIFAR-10 is not here, so these are generated images: no result here is a CIFAR result. ({error})")
+    return name, str(place), "", *read_cifar(place, name)
+
+
+def _read_synthetic(note: str) -> tuple[str, str, str, ImageSet, ImageSet]:
+    place = cache_folder() / "synthetic"
+    if find_cifar(place, "cifar10") is None:
+        write_synthetic(place)
+    return "synthetic", str(place), note, *read_cifar(place, "cifar10")
+
+
+def _read_folder(folder: Path, image_size: int) -> tuple[str, str, str, ImageSet, ImageSet]:
+    if not folder.is_dir():
+        raise DataError(f"data source {str(folder)!r} is neither cifar10, cifar100, synthetic, auto, nor a folder of class folders")
+    found = read_image_folder(folder, image_size)
+    names = ", ".join(str(path) for path in found.unreadable[:3]) + (", ..." if len(found.unreadable) > 3 else "")
+    note = f"{len(found.unreadable)} unreadable images were left out: {names}" if found.unreadable else ""
+    return str(folder), str(folder.resolve()), note, found.train, found.test

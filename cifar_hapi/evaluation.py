@@ -1,0 +1,97 @@
+"""How good a trained model is, over every image of the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from .data.image_set import ImageSet
+from .data.loader import BatchLoader
+from .data.sources import open_data
+from .errors import DataError
+from .loading import Weights, load, normalisation, read_weights
+from .loss import CrossEntropy
+from .metrics import Calibration, ConfusionMatrix, TopK
+from .model import Model
+from .run import Run, now
+from .runtime import paddle_session
+
+
+def evaluate(
+    run: Run | str | Path,
+    *,
+    weights: Weights = "latest",
+    data: str | None = None,
+    data_dir: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Evaluate a run on all images of its test set, each exactly once; also written to its evaluation.json.
+
+    weights: "latest", or "best" by the validation split. data: another source than the run's own; it must have the same
+    classes. data_dir: where its data is looked for. batch_size: the recipe's `eval_batch_size` if absent; it does not
+    matter to the result.
+
+    Returns `loss` (mean cross-entropy, natural logarithm), `top1`, `top5` (in [0, 1]), `per_class` (name -> accuracy),
+    `confusion` (lists [C][C], row = label), `calibration` (`ece`, `bins`), `images`, `data`, `note`, `weights`, `step`.
+
+    Raises RunError for a run or weights that can't be used, DataError when the test set isn't the one the run recorded.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    with paddle_session(device):
+        model = load(run, weights)
+        test, name, note = _test_images(run, data, data_dir)
+        result = evaluate_network(
+            model.network,
+            test,
+            *normalisation(run),
+            batch_size=batch_size or run.recipe.eval_batch_size,
+            data_format=run.recipe.network.data_format,
+        )
+    step = read_weights(run, weights)[1].get("step")
+    evaluation = {**result, "data": name, "note": note, "weights": weights, "step": step, "when": now()}
+    run.save_evaluation(evaluation)
+    return evaluation
+
+
+def evaluate_network(
+    network: paddle.nn.Layer,
+    images: ImageSet,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 250,
+    data_format: str = "NCHW",
+) -> dict[str, Any]:
+    """The figures of `evaluate` for a network and images in memory."""
+    classes = images.class_names
+    model = Model(network)
+    model.prepare(loss=CrossEntropy(), metrics=[TopK((1, 5)), ConfusionMatrix(len(classes)), Calibration()])
+    loader = BatchLoader(images, batch_size, mean=mean, std=std, data_format=data_format)
+    found = model.evaluate(loader, verbose=0)
+    confusion = found["confusion"]
+    per_class = confusion.diagonal() / confusion.sum(axis=1).clip(min=1)
+    return {
+        "images": len(images),
+        "loss": found["loss"],
+        "top1": found["acc"],
+        "top5": found["top5"],
+        "per_class": dict(zip(classes, per_class.tolist(), strict=True)),
+        "confusion": confusion.tolist(),
+        "calibration": found["calibration"],
+    }
+
+
+def _test_images(run: Run, source: str | None, data_dir: str | None) -> tuple[ImageSet, str, str]:
+    """The test images, the name of their set, and what must be said of it."""
+    recorded = run.manifest["data"]
+    overrides = {"data.source": source or recorded["name"]} | ({"data.dir": data_dir} if data_dir else {})
+    recipe = run.recipe.with_overrides(overrides)
+    data = open_data(recipe.data, recipe.seed)
+    if source is None and data.test.sha256() != recorded["parts"]["test"]["sha256"]:
+        raise DataError(f"{data.source}: not the test set that run {run.path} recorded; pass --data {data.name} to evaluate on it all the same")
+    if list(data.test.class_names) != recorded["class_names"]:
+        raise DataError(f"{data.source}: its classes are not those of run {run.path}")
+    return data.test, data.name, data.note

@@ -1,0 +1,83 @@
+"""From a run on disk back to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+
+from callbacks import CheckpointError
+
+from .errors import RunError
+from .loss import CrossEntropy
+from .metrics import TopK
+from .model import Model
+from .networks import build_network
+from .recipe import NetworkRecipe
+from .run import Run
+
+Weights = Literal["latest", "best"]
+
+
+def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
+    """The model of a run with its `latest` or `best` weights, prepared for `evaluate` and `predict`.
+
+    Raises RunError when the run has no such weights, or they are damaged or of another network.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    tensors, _ = read_weights(run, weights)
+    network = build_declared_network(run.recipe.network, len(class_names(run)))
+    _set_weights(network, tensors, str(run.path))
+    model = Model(network)
+    model.prepare(loss=CrossEntropy(), metrics=[TopK()])
+    return model
+
+
+def build_declared_network(recipe: NetworkRecipe, num_classes: int) -> paddle.nn.Layer:
+    """The network that a recipe declares; `num_classes` is the data's, used where the recipe names none."""
+    options = {key: value for key in ("shortcut", "stem") if (value := getattr(recipe, key)) is not None}
+    return build_network(recipe.name, recipe.num_classes or num_classes, recipe.width, recipe.data_format, **options)
+
+
+def read_weights(run: Run, weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors by name, and the state saved with them, of the run's `latest` or `best` checkpoint. Raises RunError."""
+    try:
+        name = run.checkpoints.labelled(weights)
+        if name is None:
+            raise RunError(f"run {run.path}: has no {weights} weights (its status is {run.status})")
+        return run.checkpoints.read(name)
+    except CheckpointError as error:
+        raise RunError(f"run {run.path}: {error}") from None
+
+
+def class_names(run: Run) -> list[str]:
+    """The names of the classes that the run was trained to tell apart."""
+    names = run.manifest.get("data", {}).get("class_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RunError(f"run {run.path}: run.json names no classes")
+    return names
+
+
+def normalisation(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel, in [0, 1], that the run's images were normalised by."""
+    data = run.manifest.get("data", {})
+    try:
+        mean, std = (tuple(float(value) for value in data[key]) for key in ("mean", "std"))
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"run {run.path}: run.json has no normalisation") from None
+    return mean, std
+
+
+def _set_weights(network: paddle.nn.Layer, tensors: dict[str, np.ndarray], where: str) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    differing = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    if differing:
+        first = differing[0]
+        raise RunError(
+            f"run {where}: its weights are of another network: {len(differing)} tensors differ, first {first}: "
+            f"expected {expected.get(first, 'none')}, found {found.get(first, 'none')}"
+        )
+    network.set_state_dict(tensors)

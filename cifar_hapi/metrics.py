@@ -1,0 +1,117 @@
+"""What is measured of a classifier, as `paddle.metric.Metric`s that count over a whole set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from paddle.metric import Metric
+
+
+class TopK(Metric):
+    """The share of images whose label is among the k highest logits, for each k; `acc` for k = 1, else `topk`.
+
+    Ties go to the lower class, as in argmax. A row with a NaN is wrong.
+    """
+
+    def __init__(self, k: tuple[int, ...] = (1,)):
+        super().__init__()
+        self.k = k
+        self.reset()
+
+    def reset(self) -> None:
+        self._correct, self._count = np.zeros(len(self.k), dtype=np.int64), 0
+
+    def update(self, logits: np.ndarray, labels: np.ndarray) -> list[float]:
+        """logits: float [N, C]. labels: int [N] or [N, 1]."""
+        ranks = label_ranks(logits, labels.reshape(-1))
+        self._correct += (ranks[:, None] < np.array(self.k)).sum(axis=0)
+        self._count += len(ranks)
+        return self.accumulate()
+
+    def accumulate(self) -> list[float]:
+        return [float(correct) / max(self._count, 1) for correct in self._correct]
+
+    def name(self) -> list[str]:
+        return ["acc" if k == 1 else f"top{k}" for k in self.k]
+
+
+class ConfusionMatrix(Metric):
+    """Counts, int64 [C, C]: row = label, column = the class with the highest logit."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+        self.reset()
+
+    def reset(self) -> None:
+        self._counts = np.zeros((self.num_classes, self.num_classes), dtype=np.int64)
+
+    def update(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """logits: float [N, C]. labels: int [N] or [N, 1]."""
+        np.add.at(self._counts, (labels.reshape(-1), logits.argmax(axis=1)), 1)
+        return self._counts
+
+    def accumulate(self) -> np.ndarray:
+        return self._counts.copy()
+
+    def name(self) -> str:
+        return "confusion"
+
+
+class Calibration(Metric):
+    """Whether the probability of the predicted class can be believed: reliability bins and the expected calibration error.
+
+    Guo et al. 2017 (arXiv 1706.04599), equal-width bins; accumulates to
+    `{"ece": float, "bins": [{"from", "to", "count", "confidence", "accuracy"}, ...]}`; an empty bin has neither.
+    """
+
+    def __init__(self, bins: int = 15):
+        super().__init__()
+        self.bins = bins
+        self.reset()
+
+    def reset(self) -> None:
+        self._count, self._confidence, self._correct = (np.zeros(self.bins) for _ in range(3))
+
+    def update(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """logits: float [N, C]. labels: int [N] or [N, 1]."""
+        probabilities = softmax(logits)
+        confidence = probabilities.max(axis=1)
+        # Bin i holds confidences in (i/bins, (i+1)/bins].
+        place = np.clip(np.ceil(confidence * self.bins).astype(int) - 1, 0, self.bins - 1)
+        self._count += np.bincount(place, minlength=self.bins)
+        self._confidence += np.bincount(place, weights=confidence, minlength=self.bins)
+        self._correct += np.bincount(place, weights=logits.argmax(axis=1) == labels.reshape(-1), minlength=self.bins)
+        return self._error()
+
+    def accumulate(self) -> dict[str, Any]:
+        edges = np.linspace(0, 1, self.bins + 1)
+        bins = [
+            {"from": float(low), "to": float(high), "count": int(count)}
+            | ({"confidence": float(confidence / count), "accuracy": float(correct / count)} if count else {})
+            for low, high, count, confidence, correct in zip(
+                edges, edges[1:], self._count, self._confidence, self._correct, strict=False
+            )
+        ]
+        return {"ece": self._error(), "bins": bins}
+
+    def name(self) -> str:
+        return "calibration"
+
+    def _error(self) -> float:
+        return float(np.abs(self._correct - self._confidence).sum() / max(self._count.sum(), 1))
+
+
+def label_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The place of each label among its row's logits, int [N]: 0 is the highest; C for a row with a NaN."""
+    own = logits[np.arange(len(labels)), labels][:, None]
+    before = np.arange(logits.shape[1]) < labels[:, None]
+    ranks = ((logits > own) | ((logits == own) & before)).sum(axis=1)
+    return np.where(np.isnan(logits).any(axis=1), logits.shape[1], ranks)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, float64 [N, C]."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))

@@ -1,0 +1,272 @@
+"""`paddle.Model` with its loops refined; the network, the optimiser and the callbacks need know nothing of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.hapi.callbacks import Callback, CallbackList, EarlyStopping, LRScheduler, ModelCheckpoint, ProgBarLogger
+from paddle.io import DataLoader, Dataset, DistributedBatchSampler
+
+from callbacks import Progress
+
+Logs = dict[str, Any]
+
+
+class Model(paddle.Model):
+    """`paddle.Model` whose numbers are those of the whole set.
+
+    `prepare`, `fit`, `evaluate`, `predict` and all callbacks work as in Paddle, but for this:
+
+    - `loss` is the mean over all images so far, not the last batch's (that is `batch_loss`, during training);
+    - an epoch ends after its evaluation: `on_epoch_end` sees `loss, acc, ..., eval_loss, eval_acc, ...` together;
+    - evaluation takes place after every `eval_freq`-th epoch and always after the last one;
+    - epochs can begin at `initial_epoch`, and a loader with `set_epoch` is told which one it is;
+    - every call of a callback gets a `logs` dictionary of its own;
+    - a loss that is a `paddle.nn.Layer` is in training mode in training only, as the network is;
+    - callbacks that are context managers are entered for the time of the fit, so that they can clean up after errors.
+    """
+
+    optimizer: Any = None
+    loss: Any = None
+    metrics: Sequence[Any] = ()
+
+    def prepare(
+        self,
+        optimizer: Any = None,
+        loss: Any = None,
+        metrics: Any = None,
+        amp_configs: Any = None,
+    ) -> None:
+        """As `paddle.Model.prepare`; what is given can be read back as `optimizer`, `loss` and `metrics`."""
+        super().prepare(optimizer, loss, metrics, amp_configs)
+        self.optimizer, self.loss = optimizer, loss
+        self.metrics = _as_list(metrics or [])
+
+    def fit(
+        self,
+        train_data: Any = None,
+        eval_data: Any = None,
+        batch_size: int | Sequence[int] = 1,
+        epochs: int = 1,
+        eval_freq: int = 1,
+        log_freq: int = 10,
+        save_dir: str | None = None,
+        save_freq: int = 1,
+        verbose: int = 2,
+        drop_last: bool = False,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        callbacks: Callback | Sequence[Callback] | None = None,
+        accumulate_grad_batches: int = 1,
+        num_iters: int | None = None,
+        initial_epoch: int = 0,
+    ) -> None:
+        """Train from epoch `initial_epoch` (counted from 0) until `epochs` are complete.
+
+        Arguments as in `paddle.Model.fit`. Data is a `paddle.io.Dataset` or any iterable of batches; `num_iters` ends
+        training after that many steps; `verbose`: 0 prints nothing, 1 and 2 show `callbacks.Progress`.
+        """
+        if train_data is None:
+            raise ValueError("fit() needs train_data")
+        train_size, eval_size = batch_size if isinstance(batch_size, Sequence) else (batch_size, batch_size)
+        train_loader = _loader(train_data, train_size, num_workers, shuffle, drop_last)
+        eval_loader = None if eval_data is None else _loader(eval_data, eval_size, num_workers)
+        steps = _steps(train_loader)
+        if steps == 0:
+            raise ValueError("fit(): train_data has no batch; is it empty, or smaller than a batch and drop_last set?")
+        if num_iters is not None and steps:
+            epochs = initial_epoch + math.ceil(num_iters / steps)
+        every = _with_defaults(callbacks, verbose, save_dir, save_freq)
+        self.stop_training = False
+        with contextlib.ExitStack() as stack:
+            for callback in every:
+                if isinstance(callback, contextlib.AbstractContextManager):
+                    stack.enter_context(callback)
+            calls = self._callback_list(every, epochs=epochs, steps=steps, verbose=verbose, initial_epoch=initial_epoch)
+            self._fit_epochs(train_loader, eval_loader, calls, range(initial_epoch, epochs), eval_freq, accumulate_grad_batches, num_iters)
+
+    def evaluate(
+        self,
+        eval_data: Any,
+        batch_size: int = 1,
+        log_freq: int = 10,
+        verbose: int = 2,
+        num_workers: int = 0,
+        callbacks: Callback | Sequence[Callback] | None = None,
+        num_iters: int | None = None,
+    ) -> Logs:
+        """The mean loss and the metrics over all of `eval_data`, by name; with `num_iters`, over its first batches."""
+        loader = _loader(eval_data, batch_size, num_workers)
+        calls = self._callback_list(_with_defaults(callbacks, verbose=0), verbose=verbose)
+        return self._evaluate(loader, calls, num_iters)
+
+    def predict(
+        self,
+        test_data: Any,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        stack_outputs: bool = False,
+        verbose: int = 1,
+        callbacks: Callback | Sequence[Callback] | None = None,
+    ) -> list[Any]:
+        """The network's outputs for all of `test_data`: per output a tuple of batches, or one array if `stack_outputs`."""
+        loader = _loader(test_data, batch_size, num_workers)
+        calls = self._callback_list(_with_defaults(callbacks, verbose=0), verbose=verbose)
+        calls.on_begin("predict", {"steps": _steps(loader)})
+        batches = []
+        for step, batch in enumerate(loader):
+            calls.on_batch_begin("predict", step, {})
+            inputs, _ = self._inputs_and_labels(batch)
+            batches.append(self.predict_batch(inputs))
+            calls.on_batch_end("predict", step, {"step": step, "batch_size": len(inputs[0])})
+        calls.on_end("predict", {"steps": len(batches)})
+        outputs = list(zip(*batches, strict=True))
+        return [np.concatenate(parts) for parts in outputs] if stack_outputs else outputs
+
+    def _fit_epochs(self, train_loader, eval_loader, calls, epochs, eval_freq, accumulate, num_iters) -> None:  # type: ignore[no-untyped-def]
+        budget = _Budget(num_iters)
+        logs: Logs = {}
+        calls.on_begin("train", {})
+        for epoch in epochs:
+            if hasattr(train_loader, "set_epoch"):
+                train_loader.set_epoch(epoch)
+            calls.on_epoch_begin(epoch, {})
+            logs = self._train_epoch(train_loader, calls, accumulate, budget)
+            last = epoch == epochs[-1] or self.stop_training
+            if eval_loader is not None and (last or (epoch + 1) % eval_freq == 0):
+                logs |= {f"eval_{name}": value for name, value in self._evaluate(eval_loader, calls).items()}
+            calls.on_epoch_end(epoch, dict(logs))
+            if self.stop_training:
+                break
+        calls.on_end("train", dict(logs))
+
+    def _train_epoch(self, loader: Any, calls: CallbackList, accumulate: int, budget: _Budget) -> Logs:
+        steps, logs, mean = _steps(loader), {}, _MeanLoss()
+        self._reset(training=True)
+        for step, batch in enumerate(loader):
+            calls.on_batch_begin("train", step, {})
+            inputs, labels = self._inputs_and_labels(batch)
+            update = (step + 1) % accumulate == 0 or step + 1 == steps or budget.is_last()
+            size, result = len(inputs[0]), self.train_batch(inputs, labels, update=update)
+            logs = self._metrics_now(mean, result, size)
+            calls.on_batch_end("train", step, {**logs, "batch_loss": mean.last, "step": step, "batch_size": size})
+            if budget.spend():
+                self.stop_training = True
+                break
+        return logs
+
+    def _evaluate(self, loader: Any, calls: CallbackList, num_iters: int | None = None) -> Logs:
+        budget, logs, mean = _Budget(num_iters), {}, _MeanLoss()
+        names = (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]
+        calls.on_begin("eval", {"steps": _steps(loader, num_iters), "metrics": names})
+        self._reset(training=False)
+        for step, batch in enumerate(loader):
+            calls.on_batch_begin("eval", step, {})
+            inputs, labels = self._inputs_and_labels(batch)
+            size, result = len(inputs[0]), self.eval_batch(inputs, labels)
+            logs = self._metrics_now(mean, result, size)
+            calls.on_batch_end("eval", step, {**logs, "step": step, "batch_size": size})
+            if budget.spend():
+                break
+        calls.on_end("eval", dict(logs))
+        return logs
+
+    def _metrics_now(self, mean: _MeanLoss, result: Any, size: int) -> Logs:
+        """The mean loss and the accumulated metrics after a batch whose `train_batch` or `eval_batch` gave `result`."""
+        logs: Logs = {}
+        if self.loss:
+            losses = result[0] if self.metrics else result
+            logs["loss"] = mean.add(float(np.sum([np.sum(loss) for loss in losses])), size)
+        for metric in self.metrics:
+            logs.update(zip(_as_list(metric.name()), _as_list(metric.accumulate()), strict=True))
+        return logs
+
+    def _reset(self, training: bool) -> None:
+        for metric in self.metrics:
+            metric.reset()
+        if isinstance(self.loss, paddle.nn.Layer):
+            self.loss.train() if training else self.loss.eval()
+
+    def _inputs_and_labels(self, batch: Any) -> tuple[list[Any], list[Any]]:
+        """A batch, nested as may be, split where Paddle does: the network's inputs come first."""
+        parts = paddle.utils.flatten(batch)
+        count = len(self._inputs) if self._inputs else 1  # private: the input specs, from the signature of forward
+        return parts[:count], parts[count:]
+
+    def _callback_list(self, callbacks: list[Callback], **params: Any) -> CallbackList:
+        names = (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]
+        calls = CallbackList(callbacks)
+        calls.set_model(self)
+        calls.set_params({"metrics": names, **params})
+        return calls
+
+
+class _MeanLoss:
+    """The mean over images of losses that are means over batches."""
+
+    def __init__(self) -> None:
+        self.last, self._sum, self._count = 0.0, 0.0, 0
+
+    def add(self, loss: float, size: int) -> float:
+        self.last = loss
+        self._sum += loss * size
+        self._count += size
+        return self._sum / self._count
+
+
+class _Budget:
+    """Steps that may still be taken; None is without end."""
+
+    def __init__(self, steps: int | None):
+        if steps is not None and steps < 1:
+            raise ValueError(f"num_iters = {steps}: must be at least 1")
+        self._left = steps
+
+    def is_last(self) -> bool:
+        return self._left == 1
+
+    def spend(self) -> bool:
+        """Take one step; whether it was the last."""
+        if self._left is not None:
+            self._left -= 1
+        return self._left == 0
+
+
+def _loader(data: Any, batch_size: int, num_workers: int, shuffle: bool = False, drop_last: bool = False) -> Any:
+    if not isinstance(data, Dataset):
+        return data
+    sampler = DistributedBatchSampler(data, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last)
+    return DataLoader(data, batch_sampler=sampler, num_workers=num_workers, return_list=True)
+
+
+def _steps(loader: Any, num_iters: int | None = None) -> int | None:
+    try:
+        steps = len(loader)
+    except TypeError:  # an iterable without len()
+        return num_iters
+    return steps if num_iters is None else min(steps, num_iters)
+
+
+def _with_defaults(
+    callbacks: Callback | Sequence[Callback] | None, verbose: int, save_dir: str | None = None, save_freq: int = 1
+) -> list[Callback]:
+    every = list(_as_list(callbacks or []))
+    if verbose and not any(isinstance(callback, Progress | ProgBarLogger) for callback in every):
+        every.insert(0, Progress())
+    if save_dir is not None and not any(isinstance(callback, ModelCheckpoint) for callback in every):
+        every.append(ModelCheckpoint(save_freq, save_dir))
+    for callback in every:
+        if isinstance(callback, EarlyStopping):
+            callback.save_dir = save_dir
+    if not any(isinstance(callback, LRScheduler) for callback in every):
+        every.append(LRScheduler())
+    return every
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

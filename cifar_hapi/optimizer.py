@@ -1,0 +1,70 @@
+"""From the declared optimiser and schedule to Paddle's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import paddle
+
+from .recipe import OptimizerRecipe, ScheduleRecipe
+
+_NORMS = (paddle.nn.BatchNorm, paddle.nn.BatchNorm1D, paddle.nn.BatchNorm2D, paddle.nn.BatchNorm3D, paddle.nn.SyncBatchNorm)
+
+
+def build_optimizer(recipe: OptimizerRecipe, schedule: ScheduleRecipe, network: paddle.nn.Layer, steps_per_epoch: int, epochs: int) -> Any:
+    """The optimiser of `network`'s parameters, its rate moved by step as `schedule` says."""
+    multiple = rate_multiple(schedule, steps_per_epoch, epochs)
+    common = {
+        "learning_rate": paddle.optimizer.lr.LambdaDecay(recipe.lr, multiple),
+        "parameters": _parameter_groups(network, recipe),
+    }
+    if recipe.name == "momentum":
+        return paddle.optimizer.Momentum(momentum=recipe.momentum, use_nesterov=recipe.nesterov, weight_decay=recipe.weight_decay, **common)
+    adam = {"beta1": recipe.beta1, "beta2": recipe.beta2, "epsilon": recipe.epsilon, **common}
+    if recipe.name == "adam":
+        return paddle.optimizer.Adam(weight_decay=recipe.weight_decay or None, **adam)
+    return paddle.optimizer.AdamW(weight_decay=recipe.weight_decay, **adam)
+
+
+def rate_multiple(schedule: ScheduleRecipe, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+    """The function from a step, counted from 0, to the multiple of the base rate that this step takes."""
+    warmup, total = round(schedule.warmup_epochs * steps_per_epoch), epochs * steps_per_epoch
+    shapes: dict[str, Callable[[int], float]] = {
+        "constant": lambda step: 1.0,
+        "cosine": partial(_cosine, first=warmup, last=total, final=schedule.final),
+        "one_cycle": partial(_one_cycle, first=warmup, last=total, peak=schedule.peak, final=schedule.final),
+        "piecewise": lambda step: schedule.gamma ** sum(step >= mark * steps_per_epoch for mark in schedule.milestones),
+    }
+    shape = shapes[schedule.name]
+    return lambda step: (step + 1) / (warmup + 1) if step < warmup else shape(step)
+
+
+def _cosine(step: int, first: int, last: int, final: float) -> float:
+    """Loshchilov & Hutter 2017 (arXiv 1608.03983), one period."""
+    done = min(1.0, (step - first) / max(1, last - first))
+    return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _one_cycle(step: int, first: int, last: int, peak: float, final: float) -> float:
+    """Smith & Topin 2018 (arXiv 1708.07120), with straight sides; begins at a 25th of the peak, as PyTorch's does."""
+    done, start = (step - first + 1) / max(1, last - first), 1 / 25
+    if done < peak:
+        return start + (1 - start) * done / peak
+    return final + (1 - final) * max(0.0, (1 - done) / (1 - peak))
+
+
+def _parameter_groups(network: paddle.nn.Layer, recipe: OptimizerRecipe) -> list[Any]:
+    """All parameters, those of batch norm in a group without weight decay unless `decay_norm`."""
+    if recipe.decay_norm or not recipe.weight_decay:
+        return list(network.parameters())
+    norm_names = {parameter.name for layer in network.sublayers() if _is_norm(layer) for parameter in layer.parameters(include_sublayers=False)}
+    norms = [parameter for parameter in network.parameters() if parameter.name in norm_names]
+    others = [parameter for parameter in network.parameters() if parameter.name not in norm_names]
+    return [{"params": others}, {"params": norms, "weight_decay": 0.0}]
+
+
+def _is_norm(layer: paddle.nn.Layer) -> bool:
+    return isinstance(layer, _NORMS)

@@ -1,0 +1,85 @@
+"""What a trained model says of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .data.folder import list_images, read_image
+from .data.image_set import ImageSet
+from .data.loader import BatchLoader
+from .errors import DataError
+from .loading import Weights, class_names, load, normalisation
+from .metrics import softmax
+from .run import Run
+from .runtime import paddle_session
+
+Images = np.ndarray | str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """labels: int64 [N]. probabilities: float64 [N, C], rows sum to 1. names: the N predicted classes. sources: the N files, or "image 0" ..."""
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One plain dictionary an image: `image`, `label`, `class`, `probabilities` by class name."""
+        return [
+            {"image": source, "label": int(label), "class": name, "probabilities": dict(zip(self.class_names, row.tolist(), strict=True))}
+            for source, label, name, row in zip(self.sources, self.labels, self.names, self.probabilities, strict=True)
+        ]
+
+
+def predict(
+    run: Run | str | Path,
+    images: Images,
+    *,
+    weights: Weights = "latest",
+    batch_size: int = 250,
+    device: str = "auto",
+) -> Predictions:
+    """Classify images with a run's weights.
+
+    images: uint8 RGB arrays [N, H, W, 3] or [H, W, 3] of the size that the run was trained on; or a folder of images; or
+    image files, which are converted to RGB, resized and cropped to that size.
+
+    Raises RunError for a run or weights that can't be used, DataError for images that can't be read or are of no use.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    recipe = run.recipe
+    array, sources = _as_array(images, recipe.data.image_size)
+    names = tuple(class_names(run))
+    unlabelled = ImageSet(array, np.zeros(len(array), dtype=np.int64), names)
+    mean, std = normalisation(run)
+    loader = BatchLoader(unlabelled, batch_size, mean=mean, std=std, data_format=recipe.network.data_format)
+    with paddle_session(device):
+        (logits,) = load(run, weights).predict(loader, stack_outputs=True, verbose=0)
+    probabilities = softmax(logits)
+    labels = probabilities.argmax(axis=1)
+    return Predictions(labels, probabilities, tuple(names[label] for label in labels), sources, names)
+
+
+def _as_array(images: Images, size: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """uint8 [N, size, size, 3], and what to call each."""
+    if isinstance(images, np.ndarray):
+        array = images[None] if images.ndim == 3 else images
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (size, size, 3) or not len(array):
+            raise DataError(f"images: {images.dtype} {list(images.shape)}: expected uint8 [N, {size}, {size}, 3]")
+        return array, tuple(f"image {number}" for number in range(len(array)))
+    paths = [images] if isinstance(images, str | Path) else list(images)
+    files = [file for path in map(Path, paths) for file in (list_images(path) if path.is_dir() else [path])]
+    if not files:
+        raise DataError(f"images: none in {', '.join(map(str, paths)) or 'an empty list'}")
+    return np.stack([read_image(file, size) for file in files]), tuple(map(str, files))

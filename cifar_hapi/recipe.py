@@ -1,0 +1,279 @@
+"""The declarative part: what is trained, on what and how, as frozen dataclasses that are checked when they are read.
+
+A recipe comes from a built-in name, a TOML file, or a dictionary; dotted keys override single values::
+
+    >>> recipe = Recipe.load("resnet20", {"epochs": 3, "optimizer.lr": 0.2})
+    >>> recipe.optimizer.lr
+    0.2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from .errors import RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_section = dataclass(frozen=True, config=_STRICT, kw_only=True)
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+
+
+@_section
+class DataRecipe:
+    """Which images. `limit`: only the first n training images; `val_fraction`: the share of the training images held out."""
+
+    source: Annotated[str, Field(min_length=1)] = "auto"
+    dir: str | None = None
+    limit: Count | None = None
+    val_fraction: Fraction = 0.1
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 32
+
+
+@_section
+class AugmentRecipe:
+    """How training images are varied; sizes in pixels."""
+
+    crop_padding: CountOrNone = 0
+    padding_mode: Literal["reflect", "zero"] = "reflect"
+    flip: Literal["random", "alternating", "none"] = "none"
+    cutout: CountOrNone = 0
+
+
+@_section
+class NetworkRecipe:
+    """Which network. `width`, `num_classes`, `shortcut`, `stem`: absent means the published form, and the data's classes."""
+
+    name: str = "resnet20"
+    width: Count | None = None
+    num_classes: Annotated[int, Field(ge=2)] | None = None
+    data_format: Literal["NCHW", "NHWC"] = "NCHW"
+    shortcut: Literal["A", "B"] | None = None
+    stem: Literal["cifar", "imagenet"] | None = None
+
+
+@_section
+class LossRecipe:
+    """Cross-entropy; `label_smoothing` spreads that share of the target over all classes, in training only."""
+
+    label_smoothing: Fraction = 0.0
+
+
+@_section
+class OptimizerRecipe:
+    """The optimiser. `decay_norm`: whether weight decay also pulls at batch norm's scale and shift."""
+
+    name: Literal["momentum", "adam", "adamw"] = "momentum"
+    lr: Positive = 0.1
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+    decay_norm: bool = False
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+
+
+@_section
+class ScheduleRecipe:
+    """How the learning rate moves, step by step, as a multiple of `optimizer.lr`.
+
+    `constant`; `cosine` down to `final`; `one_cycle`: linearly up to 1 at `peak` of the steps, then linearly down to
+    `final`; `piecewise`: times `gamma` after each of the `milestones` (in epochs). `warmup_epochs` ramp up linearly before.
+    """
+
+    name: Literal["constant", "cosine", "one_cycle", "piecewise"] = "constant"
+    warmup_epochs: NotNegative = 0.0
+    final: NotNegative = 0.0
+    peak: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    milestones: tuple[Positive, ...] = ()
+    gamma: Positive = 0.1
+
+
+@_section
+class CheckpointRecipe:
+    """When weights are saved, and by which metric the best are told; without a validation split there are no best."""
+
+    every_epochs: Count = 1
+    keep: Count = 1
+    monitor: str = "eval_acc"
+    mode: Literal["max", "min"] = "max"
+
+
+@_section
+class Recipe:
+    """Everything that a training depends on, but for the machine."""
+
+    name: str = "custom"
+    description: str = ""
+    epochs: Count = 10
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    batch_size: Count = 128
+    eval_batch_size: Count = 250
+    eval_every_epochs: Count = 1
+    engine: Literal["auto", "native"] = "auto"
+    precision: Literal["float32"] = "float32"
+    data: DataRecipe = Field(default_factory=DataRecipe)
+    augment: AugmentRecipe = Field(default_factory=AugmentRecipe)
+    network: NetworkRecipe = Field(default_factory=NetworkRecipe)
+    loss: LossRecipe = Field(default_factory=LossRecipe)
+    optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = Field(default_factory=ScheduleRecipe)
+    checkpoint: CheckpointRecipe = Field(default_factory=CheckpointRecipe)
+
+    @staticmethod
+    def load(source: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+        """The recipe called `source`, or in the TOML file `source`, with dotted keys overridden.
+
+        Raises RecipeError when it doesn't exist, isn't TOML, or says something that cannot be.
+        """
+        name, text = _read_source(source)
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"recipe {source}: not valid TOML: {error}") from None
+        return Recipe.from_dict({"name": name, **values}, overrides, where=f"recipe {name}")
+
+    @staticmethod
+    def from_dict(values: dict[str, Any], overrides: dict[str, Any] | None = None, *, where: str = "recipe") -> Recipe:
+        """The recipe that nested `values` (as in TOML or `to_dict`) describe, checked. `where` begins the error's text."""
+        for key, value in (overrides or {}).items():
+            values = _overridden(values, key.split("."), value, key)
+        try:
+            # As JSON: only there do strict dataclasses take plain objects and lists.
+            return TypeAdapter(Recipe).validate_json(json.dumps(values, default=str))
+        except ValidationError as error:
+            raise RecipeError(f"{where}: {_first_complaint(error)}") from None
+
+    def with_overrides(self, overrides: dict[str, Any]) -> Recipe:
+        """This recipe with dotted keys overridden; checked again."""
+        return Recipe.from_dict(self.to_dict(), overrides, where=f"recipe {self.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as they stand in run.json."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @model_validator(mode="after")
+    def _check_what_spans_keys(self) -> Recipe:
+        size, epochs = self.data.image_size, self.epochs
+        checks = [
+            ("augment.crop_padding", self.augment.crop_padding, self.augment.crop_padding < size, f"must be below data.image_size = {size}"),
+            ("augment.cutout", self.augment.cutout, self.augment.cutout <= size, f"must be at most data.image_size = {size}"),
+            ("schedule.warmup_epochs", self.schedule.warmup_epochs, self.schedule.warmup_epochs < epochs or not self.schedule.warmup_epochs, f"must be below epochs = {epochs}"),
+            ("schedule.milestones", list(self.schedule.milestones), list(self.schedule.milestones) == sorted(set(self.schedule.milestones)), "must rise"),
+            ("optimizer.nesterov", True, not self.optimizer.nesterov or self.optimizer.name == "momentum", "needs optimizer.name = momentum"),
+        ]
+        for key, value, holds, need in checks:
+            if not holds:
+                raise ValueError(f"{key} = {value}: {need}")
+        return self
+
+
+def recipe_names() -> list[str]:
+    """The names of the built-in recipes."""
+    return sorted(file.name.removesuffix(".toml") for file in _builtin().iterdir() if file.name.endswith(".toml"))
+
+
+def recipe_text(name: str) -> str:
+    """The TOML text of a built-in recipe. Raises RecipeError for an unknown name."""
+    if name not in recipe_names():
+        raise RecipeError(f"no recipe is called {name!r}{_nearest(name, recipe_names())}; there are: {', '.join(recipe_names())}")
+    return (_builtin() / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`; the value is read as TOML, a bare word is a string, `none` unsets.
+
+    >>> parse_override("optimizer.lr=0.2"), parse_override("augment.flip=random")
+    (('optimizer.lr', 0.2), ('augment.flip', 'random'))
+    """
+    key, equals, value = text.partition("=")
+    key, value = key.strip(), value.strip()
+    if not (key and equals and value):
+        raise RecipeError(f"override {text!r}: expected KEY=VALUE, such as optimizer.lr=0.2")
+    if value == "none":
+        return key, None
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _builtin() -> Any:
+    return resources.files(__package__) / "recipes"
+
+
+def _read_source(source: str | Path) -> tuple[str, str]:
+    path = Path(source)
+    if isinstance(source, str) and path.suffix != ".toml":
+        return source, recipe_text(source)
+    try:
+        return path.stem, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {source}: cannot be read: {error}") from None
+
+
+def _overridden(values: dict[str, Any], path: list[str], value: Any, key: str) -> dict[str, Any]:
+    first, *rest = path
+    if not rest:
+        return {**values, first: value}
+    inner = values.get(first, {})
+    if not isinstance(inner, dict):
+        raise RecipeError(f"override {key}: {first} is a value, not a section")
+    return {**values, first: _overridden(inner, rest, value, key)}
+
+
+def _first_complaint(error: ValidationError) -> str:
+    """One line for the first thing that is wrong: key, value, and the way out."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{key} is not a key{_nearest(key, known_keys())}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{key} = {first['input']!r}: {message}"
+
+
+def known_keys() -> list[str]:
+    """Every key of a recipe, dotted, sections included."""
+    keys = []
+    for field in dataclasses.fields(Recipe):  # type: ignore[arg-type]
+        keys.append(field.name)
+        section = _SECTIONS.get(field.name)
+        keys += [f"{field.name}.{inner.name}" for inner in dataclasses.fields(section)] if section else []  # type: ignore[arg-type]
+    return keys
+
+
+_SECTIONS: dict[str, Any] = {
+    "data": DataRecipe,
+    "augment": AugmentRecipe,
+    "network": NetworkRecipe,
+    "loss": LossRecipe,
+    "optimizer": OptimizerRecipe,
+    "schedule": ScheduleRecipe,
+    "checkpoint": CheckpointRecipe,
+}
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]}?" if close else ""

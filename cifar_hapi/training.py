@@ -1,0 +1,168 @@
+"""From a recipe to a trained run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle.callbacks import Callback
+
+from callbacks import Checkpoint, History, Progress, TerminateOnNaN
+
+from . import terminal
+from .data.augment import Augmentation
+from .data.image_set import ImageSet
+from .data.loader import BatchLoader
+from .data.sources import Data, open_data
+from .evaluation import evaluate_network
+from .loading import build_declared_network
+from .loss import build_loss
+from .metrics import TopK
+from .model import Model
+from .optimizer import build_optimizer
+from .recipe import Recipe
+from .run import Run, now, run_lock, unused_path
+from .runtime import machine, paddle_session, versions
+
+
+def fit(
+    recipe: str | Path | Recipe = "quick",
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    run_dir: str | Path | None = None,
+    device: str = "auto",
+    callbacks: Sequence[Callback] = (),
+    verbose: int = 1,
+    **overrides: Any,
+) -> Run:
+    """Train what `recipe` says and evaluate the outcome on the whole test set.
+
+    recipe: a built-in name, a TOML file or a Recipe. epochs, batch_size, seed, data (`data.source`), data_dir
+    (`data.dir`) and any dotted key in `overrides` (`**{"optimizer.lr": 0.2}`) change single values of it. run_dir: a
+    new directory, by default `runs/<recipe>-<time>`. device: "auto", "cpu", "gpu" or "gpu:N". callbacks: further
+    `paddle.callbacks.Callback`s. verbose: 0 prints nothing.
+
+    Nothing is chosen by the test set: the final weights are the last ones, the `best` those of the validation split.
+
+    Returns the Run, with `run.model` the trained model, ready to go on. Raises RecipeError, DataError, RunError, and
+    `callbacks.NonFiniteLoss` when the loss is no number any more. After Ctrl-C the run is marked "interrupted".
+    """
+    named = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "data.source": data, "data.dir": data_dir and str(data_dir)}
+    changes = {key: value for key, value in named.items() if value is not None} | overrides
+    resolved = recipe.with_overrides(changes) if isinstance(recipe, Recipe) else Recipe.load(recipe, changes)
+    talk = terminal.console(quiet=not verbose)
+    images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
+    path = Path(run_dir) if run_dir is not None else unused_path(resolved.name)
+    with run_lock(path), paddle_session(device, resolved.seed) as device_name:
+        model, loaders = build_training(resolved, images)
+        run = Run.create(path, _manifest(resolved, images, device_name))
+        run.model = model
+        terminal.announce(talk, run, images, model.network, len(loaders[0]))
+        with _recorded(run):
+            model.fit(
+                *loaders,
+                epochs=resolved.epochs,
+                eval_freq=resolved.eval_every_epochs,
+                verbose=0,
+                callbacks=[*([Progress(console=talk)] if verbose else []), *_callbacks(resolved, run), *callbacks],
+            )
+            run.save_evaluation(_final_evaluation(resolved, run, images))
+    terminal.summarise(talk, run)
+    return run
+
+
+def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader, BatchLoader | None]]:
+    """The prepared model, and the loaders of the training and the validation images (None if none are held out)."""
+    training = _training_loader(recipe, data)
+    network = build_declared_network(recipe.network, len(data.train.class_names))
+    model = Model(network)
+    optimizer = build_optimizer(recipe.optimizer, recipe.schedule, network, len(training), recipe.epochs)
+    model.prepare(optimizer, build_loss(recipe.loss), [TopK()])
+    return model, (training, None if data.val is None else _evaluation_loader(recipe, data, data.val))
+
+
+def _training_loader(recipe: Recipe, data: Data) -> BatchLoader:
+    augmentation = Augmentation(
+        crop_padding=recipe.augment.crop_padding,
+        padding_mode=recipe.augment.padding_mode,
+        flip=recipe.augment.flip,
+        cutout=recipe.augment.cutout,
+    )
+    return BatchLoader(
+        data.train,
+        recipe.batch_size,
+        augmentation=augmentation,
+        mean=data.mean,
+        std=data.std,
+        shuffle=True,
+        drop_last=len(data.train) >= recipe.batch_size,  # batch norm should not see a last batch of a few images
+        seed=recipe.seed,
+        data_format=recipe.network.data_format,
+    )
+
+
+def _evaluation_loader(recipe: Recipe, data: Data, images: ImageSet) -> BatchLoader:
+    return BatchLoader(
+        images, recipe.eval_batch_size, mean=data.mean, std=data.std, data_format=recipe.network.data_format
+    )
+
+
+def _callbacks(recipe: Recipe, run: Run) -> list[Callback]:
+    saving = recipe.checkpoint
+    return [
+        TerminateOnNaN(),
+        History(run.path / "history.jsonl"),
+        Checkpoint(run.checkpoints.path, saving.every_epochs, saving.keep, saving.monitor, saving.mode),
+    ]
+
+
+def _manifest(recipe: Recipe, data: Data, device: str) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "status": "running",
+        "started": now(),
+        "recipe": recipe.to_dict(),
+        "data": data.identity(),
+        "seed": recipe.seed,
+        "device": device,
+        "engine": "native",
+        "precision": recipe.precision,
+        "versions": versions(),
+        "machine": machine(),
+        "command": sys.argv,
+    }
+
+
+@contextmanager
+def _recorded(run: Run) -> Iterator[None]:
+    """Write into run.json how the training inside ends, and how long it took."""
+    begin = time.perf_counter()
+
+    def end(status: str, **more: str) -> None:
+        run.update(status=status, ended=now(), seconds=round(time.perf_counter() - begin, 1), **more)
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        end("interrupted")
+        raise
+    except BaseException as error:
+        end("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    end("finished")
+
+
+def _final_evaluation(recipe: Recipe, run: Run, data: Data) -> dict[str, Any]:
+    network: paddle.nn.Layer = run.model.network
+    result = evaluate_network(network, data.test, data.mean, data.std, recipe.eval_batch_size, recipe.network.data_format)
+    step = run.history[-1]["step"]
+    return {**result, "data": data.name, "note": data.note, "weights": "latest", "step": step, "when": now()}
