@@ -54,7 +54,7 @@ def imagenet_resnet(
     """ResNet of table 1: four stages with `width` * 1, 2, 4, 8 channels (times 4 in depth 50), option B.
 
     stem: "cifar" is a 3x3 convolution that keeps the size, "imagenet" a 7x7 of stride 2 and a max-pool, which
-    together quarter it. Bottlenecks (depth 50) have the stride on their 3x3, as paddle.vision and torchvision do.
+    together quarter it. Bottlenecks (depth 50) have the stride on their 3x3, as in paddle.vision.
     """
     block, counts = {
         18: (BasicBlock, (2, 2, 2, 2)),
@@ -167,4 +167,6 @@ def _shortcut(
         return nn.Identity()
     if option == "A":
         return PadShortcut(in_channels, out_channels, stride, data_format)
-    return ConvNorm(in_channels, out_channels, 1, stride, activation=None, data_format=data_format)
+    if option == "B":
+        return ConvNorm(in_channels, out_channels, 1, stride, activation=None, data_format=data_format)
+    raise RecipeError(f"shortcut = {option!r} is not possible; take 'A' or 'B'")

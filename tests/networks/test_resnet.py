@@ -72,6 +72,11 @@ def test_a_cifar_depth_that_is_not_6n_plus_2_is_refused(depth):
         cifar_resnet(depth)
 
 
+def test_an_unknown_shortcut_is_refused_also_without_the_registry():
+    with pytest.raises(RecipeError, match="shortcut = 'C'"):
+        cifar_resnet(8, shortcut="C")
+
+
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_the_stem_decides_the_size_of_the_feature_maps(stem):
     network = build_network("resnet18", width=4, stem=stem)
