@@ -29,9 +29,7 @@ LAYOUTS = ("NCHW", "NHWC")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--images", type=int, default=50_000, help="size of the set")
     parser.add_argument("--rounds", type=int, default=9)
@@ -46,9 +44,7 @@ def main() -> None:
             {"work": work, "layout": layout, "images_per_second": round(speed)}
             for (work, layout), speed in speeds.items()
         ]
-        print(
-            json.dumps({"numpy": np.__version__, "batch_size": arguments.batch_size, "rows": rows}, indent=2)
-        )
+        print(json.dumps({"numpy": np.__version__, "batch_size": arguments.batch_size, "rows": rows}, indent=2))
     else:
         print(f"{f'images/s, batch {arguments.batch_size}':<26}" + "".join(f"{name:>10}" for name in LAYOUTS))
         for work in AUGMENTATIONS:
@@ -74,9 +70,7 @@ def build_loaders(images: int, batch_size: int) -> dict[tuple[str, str], BatchLo
     }
 
 
-def measure(
-    loaders: dict[tuple[str, str], BatchLoader], rounds: int, steps: int
-) -> dict[tuple[str, str], float]:
+def measure(loaders: dict[tuple[str, str], BatchLoader], rounds: int, steps: int) -> dict[tuple[str, str], float]:
     """Median images a second of each loader; the order of an epoch is drawn before the clock starts."""
     speeds: dict[tuple[str, str], list[float]] = {name: [] for name in loaders}
     for _ in range(rounds):

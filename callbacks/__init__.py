@@ -1,10 +1,10 @@
 """Callbacks for any `paddle.Model`."""
 
-from .checkpoint import Checkpoint
-from .checkpoint_folder import CheckpointError, CheckpointFolder
-from .history import History, read_history
-from .progress import Progress
-from .terminate_on_nan import NonFiniteLoss, TerminateOnNaN
+from callbacks.checkpoint import Checkpoint
+from callbacks.checkpoint_folder import CheckpointError, CheckpointFolder
+from callbacks.history import History, read_history
+from callbacks.progress import Progress
+from callbacks.terminate_on_nan import NonFiniteLoss, TerminateOnNaN
 
 __all__ = [
     "Checkpoint",

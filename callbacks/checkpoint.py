@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
-from .checkpoint_folder import CheckpointFolder
-from .epoch_logs import EpochLogs, Logs
-from .paddle_model import weights
+from callbacks.checkpoint_folder import CheckpointFolder
+from callbacks.epoch_logs import EpochLogs, Logs
+from callbacks.paddle_model import weights
 
 
 class Checkpoint(EpochLogs):
     """Weights and batch-norm statistics as safetensors after epochs, the last and the best always among them.
 
     folder: where (see checkpoint_folder.py). every_epochs: how often, and always after the last epoch. keep: how many
-    of the newest remain, besides `best`. monitor, mode: the metric that tells the best, and whether `max` or `min` of it;
-    None, or epochs without that metric, tell no best. A NaN is never the best.
+    of the newest remain, besides `best`. monitor, mode: the metric that tells the best, and whether the `max` or `min`
+    of it; None, or epochs without that metric, tell no best. A NaN is never the best.
     """
 
     def __init__(
@@ -40,19 +41,19 @@ class Checkpoint(EpochLogs):
 
     def on_epoch_complete(self, epoch: int, record: Logs) -> None:
         last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
-        better = self._is_better(record)
+        value = record.get(self.monitor) if self.monitor else None
+        better = self._is_better(value)
         if not (last or better or (epoch + 1) % self.every_epochs == 0):
             return
         state = {"epoch": epoch + 1, "step": self._step, "metrics": record}
         name = self.folder.write(self._step, weights(self.model), state)
         self.folder.point("latest", name)
         if better:
-            self.best = record[self.monitor]
+            self.best = value
             self.folder.point("best", name)
         self.folder.prune(self.keep)
 
-    def _is_better(self, record: Logs) -> bool:
-        value = record.get(self.monitor) if self.monitor else None
-        if value is None or value != value:
+    def _is_better(self, value: float | None) -> bool:
+        if value is None or math.isnan(value):
             return False
         return self.best is None or (value > self.best if self.mode == "max" else value < self.best)

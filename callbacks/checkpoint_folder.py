@@ -1,7 +1,7 @@
 """Checkpoints on disk: one folder each, safetensors and JSON only, whole or not there.
 
-    checkpoints/step-00001950/weights.safetensors  state.json  MANIFEST.json (sizes and SHA-256 of the others)
-    checkpoints/latest, best                       the names of two of these folders
+checkpoints/step-00001950/weights.safetensors  state.json  MANIFEST.json (sizes and SHA-256 of the others)
+checkpoints/latest, best                       the names of two of these folders
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as format_tensors
 
-from .durable import sync_folder, write_file
+from callbacks.durable import sync_folder, write_file
 
 _NAME = re.compile(r"step-\d{8}")
 Label = Literal["latest", "best"]

@@ -7,7 +7,6 @@ begins or training ends.
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -47,16 +46,12 @@ class EpochLogs(Callback):
 
     def _complete(self) -> None:
         if self._epoch is not None:
-            self.on_epoch_complete(self._epoch, self._record)
+            ordered = sorted(self._record.items(), key=lambda item: item[0].startswith("eval_"))
+            self.on_epoch_complete(self._epoch, dict(ordered))
         self._epoch, self._record = None, {}
 
 
 def plain_numbers(logs: Logs | None) -> Logs:
     """The metrics in `logs` as Python numbers; Paddle's `loss` is a list of one."""
-    plain = {}
-    for key, value in (logs or {}).items():
-        single = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
-        if key in ("step", "batch_size") or not isinstance(single, numbers.Number | np.ndarray) or np.size(single) != 1:
-            continue
-        plain[key] = np.asarray(single).item()
-    return plain
+    arrays = {key: np.asarray(value) for key, value in (logs or {}).items() if key not in ("step", "batch_size")}
+    return {key: value.item() for key, value in arrays.items() if value.size == 1 and value.dtype.kind in "fiub"}

@@ -9,17 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .durable import write_file
-from .epoch_logs import EpochLogs, Logs
-from .paddle_model import learning_rate
+from callbacks.durable import write_file
+from callbacks.epoch_logs import EpochLogs, Logs
+from callbacks.paddle_model import learning_rate
 
 
 class History(EpochLogs):
     """One record an epoch: metrics, rate, time; appended to `path` (JSONL), and as a CSV table beside it.
 
     A record is `{"epoch": 1, "step": 390, "loss": ..., "acc": ..., "eval_loss": ..., "lr": ..., "seconds": ...,
-    "images_per_second": ...}`: epochs count from 1, `step` is the number of updates so far, `lr` the rate after
-    the epoch, `seconds` and `images_per_second` those of the training steps alone.
+    "images_per_second": ...}`: epochs count from 1, `step` is the number of updates so far, `lr` the rate of
+    the epoch's last step, `seconds` and `images_per_second` those of the training steps alone.
 
     path: the JSONL file; None keeps the records in memory only (`history.records`).
     """
@@ -41,6 +41,9 @@ class History(EpochLogs):
         self._images = 0
         self._begin = self._last = time.perf_counter()
 
+    def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
+        self._rate = learning_rate(self.model)
+
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
         self._step += 1
         self._images += int((logs or {}).get("batch_size", 0))
@@ -48,8 +51,11 @@ class History(EpochLogs):
 
     def on_epoch_complete(self, epoch: int, record: Logs) -> None:
         seconds = self._last - self._begin
-        timing = {"seconds": round(seconds, 3), "images_per_second": round(self._images / max(seconds, 1e-9), 1)}
-        full = {"epoch": epoch + 1, "step": self._step, **record, "lr": learning_rate(self.model), **timing}
+        timing = {
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self._images / max(seconds, 1e-9), 1),
+        }
+        full = {"epoch": epoch + 1, "step": self._step, **record, "lr": self._rate, **timing}
         self.records.append(full)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:

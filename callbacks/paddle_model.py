@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 
-def learning_rate(model: Any) -> float | None:
-    """The rate that the next step takes; None before `prepare` with an optimiser."""
-    optimizer = getattr(model, "_optimizer", None)
-    return None if optimizer is None else float(optimizer.get_lr())
+def learning_rate(model: Any) -> float:
+    """The rate that the next step takes."""
+    return float(model._optimizer.get_lr())
 
 
 def weights(model: Any) -> dict[str, np.ndarray]:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from .epoch_logs import EpochLogs, Logs, plain_numbers
-from .paddle_model import learning_rate
+from callbacks.epoch_logs import EpochLogs, Logs, plain_numbers
+from callbacks.paddle_model import learning_rate
 
 _REFRESH_SECONDS = 0.2
 
@@ -40,7 +40,11 @@ class Progress(EpochLogs):
         self._steps_done = 0
         self._begin = self._shown = time.perf_counter()
         if self.console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[metrics]}")
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[metrics]}"),
+            )
             self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
             self._task = self._bar.add_task("", metrics="")
             self._bar.start()
@@ -49,6 +53,9 @@ class Progress(EpochLogs):
         super().on_epoch_begin(epoch, logs)
         self._epoch_images, self._train_seconds = 0, 0.0
         self._epoch_begin = time.perf_counter()
+
+    def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
+        self._rate = learning_rate(self.model)
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
         self._steps_done += 1
@@ -88,7 +95,7 @@ class Progress(EpochLogs):
     def _running(self, logs: Logs | None) -> str:
         metrics = {key: value for key, value in plain_numbers(logs).items() if key not in ("batch_loss", "lr")}
         speed = self._epoch_images / max(self._train_seconds, 1e-9)
-        return f"ETA {self._time_left()}  {speed:.0f} images/s  {_joined(metrics)}  lr {learning_rate(self.model):.3g}"
+        return f"ETA {self._time_left()}  {speed:.0f} images/s  {_joined(metrics)}  lr {self._rate:.3g}"
 
     def _time_left(self) -> str:
         steps, epochs = self.params.get("steps"), self.params.get("epochs")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from paddle.callbacks import Callback
 
-from .epoch_logs import Logs
-from .paddle_model import learning_rate
+from callbacks.epoch_logs import Logs, plain_numbers
+from callbacks.paddle_model import learning_rate
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -27,11 +26,11 @@ class TerminateOnNaN(Callback):
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
         self._step += 1
-        logs = logs or {}
-        loss = float(np.sum(logs.get("batch_loss", logs.get("loss", 0.0))))
+        metrics = plain_numbers(logs)
+        loss = float(metrics.get("batch_loss", metrics.get("loss", 0.0)))
         if not math.isfinite(loss):
-            last = "none before it was finite" if self._last_finite is None else f"the last finite loss was {self._last_finite:.4g}"
             raise NonFiniteLoss(
-                f"the loss is {loss} at step {self._step}, learning rate {self._rate:.4g}; {last}: try a lower rate or a longer warm-up"
+                f"the loss is {loss} at step {self._step}, learning rate {self._rate:.4g}, "
+                f"last finite loss {self._last_finite}; try a lower rate or a longer warm-up"
             )
         self._last_finite = loss

@@ -9,17 +9,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ._version import __version__
+from cifar_hapi._version import __version__
 
 if TYPE_CHECKING:
-    from .errors import CifarHapiError, DataError, RecipeError, RunError
-    from .evaluation import evaluate
-    from .loading import load
-    from .model import Model
-    from .prediction import Predictions, predict
-    from .recipe import Recipe
-    from .run import Run
-    from .training import fit
+    from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
+    from cifar_hapi.evaluation import evaluate
+    from cifar_hapi.loading import load
+    from cifar_hapi.model import Model
+    from cifar_hapi.prediction import Predictions, predict
+    from cifar_hapi.recipe import Recipe
+    from cifar_hapi.run import Run
+    from cifar_hapi.training import fit
 
 _HOMES = {
     "CifarHapiError": "errors",

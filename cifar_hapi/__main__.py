@@ -1,3 +1,3 @@
-from .cli import main
+from cifar_hapi.cli import main
 
 main()

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import click
 
-from ._version import __version__
-from .errors import CifarHapiError
-from .recipe import Recipe, parse_override, recipe_names, recipe_text
-from .runtime import cache_folder, prepare_process
+from cifar_hapi._version import __version__
+from cifar_hapi.errors import CifarHapiError
+from cifar_hapi.recipe import Recipe, parse_override, recipe_names, recipe_text
+from cifar_hapi.runtime import cache_folder, prepare_process
 
 
 def main() -> NoReturn:
@@ -51,7 +51,9 @@ def _common(command: Any) -> Any:
     return quiet(debug(command))
 
 
-_data_dir = click.option("--data-dir", type=click.Path(path_type=Path), help="Where the archive or its folder is looked for first.")
+_data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Where the archive or its folder is looked for first."
+)
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or gpu:N.")
 _weights = click.option("--weights", type=click.Choice(["latest", "best"]), default="latest", show_default=True)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -79,20 +81,32 @@ def cli() -> None:
 @click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
 @click.option("--engine", help="auto or native.")
 @_device
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe; may be repeated.",
+)
 @_common
-def train(recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, quiet: bool, **named: Any) -> None:
+def train(
+    recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, quiet: bool, **named: Any
+) -> None:
     """Train RECIPE (a built-in name or a TOML file; quick by default) and evaluate it on the test set.
 
     \b
     Example:  cifar-hapi train resnet20 --epochs 4 --set schedule.name=one_cycle
     """
     keys = {"data": "data.source", "data_dir": "data.dir"}
-    changes = {keys.get(name, name): str(value) if name == "data_dir" else value for name, value in named.items() if value is not None}
+    changes = {
+        keys.get(name, name): str(value) if name == "data_dir" else value
+        for name, value in named.items()
+        if value is not None
+    }
     changes |= dict(map(parse_override, overrides))
     resolved = Recipe.load(recipe, changes)
     prepare_process()
-    from .training import fit
+    from cifar_hapi.training import fit
 
     fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1)
 
@@ -113,9 +127,9 @@ def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> No
     Example:  cifar-hapi evaluate runs/quick-20260101-120000 --json
     """
     prepare_process()
-    from . import terminal
-    from .evaluation import evaluate as evaluate_run
-    from .run import Run
+    from cifar_hapi import terminal
+    from cifar_hapi.evaluation import evaluate as evaluate_run
+    from cifar_hapi.run import Run
 
     found = Run(run) if run else Run.newest()
     if not (as_json or quiet):
@@ -144,8 +158,8 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, qu
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     prepare_process()
-    from . import terminal
-    from .prediction import predict as predict_images
+    from cifar_hapi import terminal
+    from cifar_hapi.prediction import predict as predict_images
 
     predictions = predict_images(run, images, **options)
     if as_json:
@@ -153,7 +167,10 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, qu
     elif as_csv:
         rows = csv.writer(sys.stdout, lineterminator="\n")
         rows.writerow(["image", "class", *predictions.class_names])
-        rows.writerows([source, name, *row] for source, name, row in zip(predictions.sources, predictions.names, predictions.probabilities, strict=True))
+        rows.writerows(
+            [source, name, *row]
+            for source, name, row in zip(predictions.sources, predictions.names, predictions.probabilities, strict=True)
+        )
     else:
         terminal.show_predictions(terminal.console(), predictions)
 
@@ -185,7 +202,11 @@ def data() -> None:
 
 @data.command()
 @click.argument("name", type=click.Choice(["cifar10", "cifar100"]))
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where to put the archive; by default the user's cache.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where to put the archive; by default the user's cache.",
+)
 @_common
 def fetch(name: str, data_dir: Path | None, quiet: bool) -> None:
     """Download the archive NAME, checked by its MD5 sum.
@@ -193,8 +214,8 @@ def fetch(name: str, data_dir: Path | None, quiet: bool) -> None:
     \b
     Example:  cifar-hapi data fetch cifar10
     """
-    from .data.download import ARCHIVES
-    from .data.download import fetch as fetch_archive
+    from cifar_hapi.data.download import ARCHIVES
+    from cifar_hapi.data.download import fetch as fetch_archive
 
     click.echo(str(fetch_archive(ARCHIVES[name], data_dir or cache_folder(), progress=not quiet)))
 
@@ -210,10 +231,12 @@ def verify(source: str, data_dir: Path | None, as_json: bool, quiet: bool) -> No
     \b
     Example:  cifar-hapi data verify cifar10 --data-dir ~/data
     """
-    from .data.sources import open_data
-    from .recipe import DataRecipe
+    from cifar_hapi.data.sources import open_data
+    from cifar_hapi.recipe import DataRecipe
 
-    found = open_data(DataRecipe(source=source, dir=data_dir and str(data_dir), val_fraction=0.0), progress=not quiet)
+    found = open_data(
+        DataRecipe(source=source, dir=str(data_dir) if data_dir else None, val_fraction=0.0), progress=not quiet
+    )
     identity = found.identity()
     if as_json:
         click.echo(json.dumps(identity, indent=1))

@@ -8,16 +8,17 @@ from typing import Any
 
 import paddle
 
-from .data.image_set import ImageSet
-from .data.loader import BatchLoader
-from .data.sources import open_data
-from .errors import DataError
-from .loading import Weights, load, normalisation, read_weights
-from .loss import CrossEntropy
-from .metrics import Calibration, ConfusionMatrix, TopK
-from .model import Model
-from .run import Run, now
-from .runtime import paddle_session
+from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.normalisation import DataFormat
+from cifar_hapi.data.sources import open_data
+from cifar_hapi.errors import DataError
+from cifar_hapi.loading import Weights, load, normalisation, read_weights
+from cifar_hapi.loss import CrossEntropy
+from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK
+from cifar_hapi.model import Model
+from cifar_hapi.run import Run, now
+from cifar_hapi.runtime import paddle_session
 
 
 def evaluate(
@@ -63,7 +64,7 @@ def evaluate_network(
     mean: Sequence[float],
     std: Sequence[float],
     batch_size: int = 250,
-    data_format: str = "NCHW",
+    data_format: DataFormat = "NCHW",
 ) -> dict[str, Any]:
     """The figures of `evaluate` for a network and images in memory."""
     classes = images.class_names
@@ -91,7 +92,10 @@ def _test_images(run: Run, source: str | None, data_dir: str | None) -> tuple[Im
     recipe = run.recipe.with_overrides(overrides)
     data = open_data(recipe.data, recipe.seed)
     if source is None and data.test.sha256() != recorded["parts"]["test"]["sha256"]:
-        raise DataError(f"{data.source}: not the test set that run {run.path} recorded; pass --data {data.name} to evaluate on it all the same")
+        raise DataError(
+            f"{data.source}: not the test set that run {run.path} recorded; "
+            f"to evaluate on it all the same, pass --data {data.name}"
+        )
     if list(data.test.class_names) != recorded["class_names"]:
         raise DataError(f"{data.source}: its classes are not those of run {run.path}")
     return data.test, data.name, data.note

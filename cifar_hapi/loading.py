@@ -9,14 +9,13 @@ import numpy as np
 import paddle
 
 from callbacks import CheckpointError
-
-from .errors import RunError
-from .loss import CrossEntropy
-from .metrics import TopK
-from .model import Model
-from .networks import build_network
-from .recipe import NetworkRecipe
-from .run import Run
+from cifar_hapi.errors import RunError
+from cifar_hapi.loss import CrossEntropy
+from cifar_hapi.metrics import TopK
+from cifar_hapi.model import Model
+from cifar_hapi.networks import build_network
+from cifar_hapi.recipe import NetworkRecipe
+from cifar_hapi.run import Run
 
 Weights = Literal["latest", "best"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import paddle
 import paddle.nn.functional as F
 
-from .recipe import LossRecipe
+from cifar_hapi.recipe import LossRecipe
 
 
 class CrossEntropy(paddle.nn.Layer):

@@ -60,7 +60,7 @@ class ConfusionMatrix(Metric):
 
 
 class Calibration(Metric):
-    """Whether the probability of the predicted class can be believed: reliability bins and the expected calibration error.
+    """Whether the predicted class's probability can be believed: reliability bins and expected calibration error.
 
     Guo et al. 2017 (arXiv 1706.04599), equal-width bins; accumulates to
     `{"ece": float, "bins": [{"from", "to", "count", "confidence", "accuracy"}, ...]}`; an empty bin has neither.

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 import paddle
-from paddle.hapi.callbacks import Callback, CallbackList, EarlyStopping, LRScheduler, ModelCheckpoint, ProgBarLogger
+from paddle.hapi.callbacks import (
+    Callback,
+    CallbackList,
+    EarlyStopping,
+    LRScheduler,
+    ModelCheckpoint,
+    ProgBarLogger,
+)
 from paddle.io import DataLoader, Dataset, DistributedBatchSampler
 
 from callbacks import Progress
@@ -88,7 +95,8 @@ class Model(paddle.Model):
                 if isinstance(callback, contextlib.AbstractContextManager):
                     stack.enter_context(callback)
             calls = self._callback_list(every, epochs=epochs, steps=steps, verbose=verbose, initial_epoch=initial_epoch)
-            self._fit_epochs(train_loader, eval_loader, calls, range(initial_epoch, epochs), eval_freq, accumulate_grad_batches, num_iters)
+            pace = _Pace(accumulate_grad_batches, num_iters)
+            self._fit_epochs((train_loader, eval_loader), calls, range(initial_epoch, epochs), eval_freq, pace)
 
     def evaluate(
         self,
@@ -128,15 +136,16 @@ class Model(paddle.Model):
         outputs = list(zip(*batches, strict=True))
         return [np.concatenate(parts) for parts in outputs] if stack_outputs else outputs
 
-    def _fit_epochs(self, train_loader, eval_loader, calls, epochs, eval_freq, accumulate, num_iters) -> None:  # type: ignore[no-untyped-def]
-        budget = _Budget(num_iters)
-        logs: Logs = {}
+    def _fit_epochs(
+        self, loaders: tuple[Any, Any], calls: CallbackList, epochs: range, eval_freq: int, pace: _Pace
+    ) -> None:
+        (train_loader, eval_loader), logs = loaders, {}
         calls.on_begin("train", {})
         for epoch in epochs:
             if hasattr(train_loader, "set_epoch"):
                 train_loader.set_epoch(epoch)
             calls.on_epoch_begin(epoch, {})
-            logs = self._train_epoch(train_loader, calls, accumulate, budget)
+            logs = self._train_epoch(train_loader, calls, pace)
             last = epoch == epochs[-1] or self.stop_training
             if eval_loader is not None and (last or (epoch + 1) % eval_freq == 0):
                 logs |= {f"eval_{name}": value for name, value in self._evaluate(eval_loader, calls).items()}
@@ -145,23 +154,22 @@ class Model(paddle.Model):
                 break
         calls.on_end("train", dict(logs))
 
-    def _train_epoch(self, loader: Any, calls: CallbackList, accumulate: int, budget: _Budget) -> Logs:
+    def _train_epoch(self, loader: Any, calls: CallbackList, pace: _Pace) -> Logs:
         steps, logs, mean = _steps(loader), {}, _MeanLoss()
         self._reset(training=True)
         for step, batch in enumerate(loader):
             calls.on_batch_begin("train", step, {})
             inputs, labels = self._inputs_and_labels(batch)
-            update = (step + 1) % accumulate == 0 or step + 1 == steps or budget.is_last()
-            size, result = len(inputs[0]), self.train_batch(inputs, labels, update=update)
+            size, result = len(inputs[0]), self.train_batch(inputs, labels, update=pace.updates(step, steps))
             logs = self._metrics_now(mean, result, size)
             calls.on_batch_end("train", step, {**logs, "batch_loss": mean.last, "step": step, "batch_size": size})
-            if budget.spend():
+            if pace.ends():
                 self.stop_training = True
                 break
         return logs
 
     def _evaluate(self, loader: Any, calls: CallbackList, num_iters: int | None = None) -> Logs:
-        budget, logs, mean = _Budget(num_iters), {}, _MeanLoss()
+        pace, logs, mean = _Pace(num_iters=num_iters), {}, _MeanLoss()
         names = (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]
         calls.on_begin("eval", {"steps": _steps(loader, num_iters), "metrics": names})
         self._reset(training=False)
@@ -171,7 +179,7 @@ class Model(paddle.Model):
             size, result = len(inputs[0]), self.eval_batch(inputs, labels)
             logs = self._metrics_now(mean, result, size)
             calls.on_batch_end("eval", step, {**logs, "step": step, "batch_size": size})
-            if budget.spend():
+            if pace.ends():
                 break
         calls.on_end("eval", dict(logs))
         return logs
@@ -219,19 +227,20 @@ class _MeanLoss:
         return self._sum / self._count
 
 
-class _Budget:
-    """Steps that may still be taken; None is without end."""
+class _Pace:
+    """When gradients become an update, and when the last step is taken."""
 
-    def __init__(self, steps: int | None):
-        if steps is not None and steps < 1:
-            raise ValueError(f"num_iters = {steps}: must be at least 1")
-        self._left = steps
+    def __init__(self, accumulate: int = 1, num_iters: int | None = None):
+        if num_iters is not None and num_iters < 1:
+            raise ValueError(f"num_iters = {num_iters}: must be at least 1")
+        self._accumulate, self._left = accumulate, num_iters
 
-    def is_last(self) -> bool:
-        return self._left == 1
+    def updates(self, step: int, steps: int | None) -> bool:
+        """Whether this step of an epoch of `steps` ends in an update: every n-th does, and the last one always."""
+        return (step + 1) % self._accumulate == 0 or step + 1 == steps or self._left == 1
 
-    def spend(self) -> bool:
-        """Take one step; whether it was the last."""
+    def ends(self) -> bool:
+        """Count one step; whether it was the last."""
         if self._left is not None:
             self._left -= 1
         return self._left == 0
@@ -253,7 +262,10 @@ def _steps(loader: Any, num_iters: int | None = None) -> int | None:
 
 
 def _with_defaults(
-    callbacks: Callback | Sequence[Callback] | None, verbose: int, save_dir: str | None = None, save_freq: int = 1
+    callbacks: Callback | Sequence[Callback] | None,
+    verbose: int,
+    save_dir: str | None = None,
+    save_freq: int = 1,
 ) -> list[Callback]:
     every = list(_as_list(callbacks or []))
     if verbose and not any(isinstance(callback, Progress | ProgBarLogger) for callback in every):

@@ -9,24 +9,43 @@ from typing import Any
 
 import paddle
 
-from .recipe import OptimizerRecipe, ScheduleRecipe
+from cifar_hapi.recipe import OptimizerRecipe, ScheduleRecipe
 
-_NORMS = (paddle.nn.BatchNorm, paddle.nn.BatchNorm1D, paddle.nn.BatchNorm2D, paddle.nn.BatchNorm3D, paddle.nn.SyncBatchNorm)
+_NORMS = (
+    paddle.nn.BatchNorm,
+    paddle.nn.BatchNorm1D,
+    paddle.nn.BatchNorm2D,
+    paddle.nn.BatchNorm3D,
+    paddle.nn.SyncBatchNorm,
+)
 
 
-def build_optimizer(recipe: OptimizerRecipe, schedule: ScheduleRecipe, network: paddle.nn.Layer, steps_per_epoch: int, epochs: int) -> Any:
+def build_optimizer(
+    recipe: OptimizerRecipe,
+    schedule: ScheduleRecipe,
+    network: paddle.nn.Layer,
+    steps_per_epoch: int,
+    epochs: int,
+) -> Any:
     """The optimiser of `network`'s parameters, its rate moved by step as `schedule` says."""
-    multiple = rate_multiple(schedule, steps_per_epoch, epochs)
+    parameters = [parameter for parameter in network.parameters() if not parameter.stop_gradient]
+    undecayed = set() if recipe.decay_norm else _norm_parameters(network)
     common = {
-        "learning_rate": paddle.optimizer.lr.LambdaDecay(recipe.lr, multiple),
-        "parameters": _parameter_groups(network, recipe),
+        "learning_rate": paddle.optimizer.lr.LambdaDecay(recipe.lr, rate_multiple(schedule, steps_per_epoch, epochs)),
+        "parameters": parameters,
     }
-    if recipe.name == "momentum":
-        return paddle.optimizer.Momentum(momentum=recipe.momentum, use_nesterov=recipe.nesterov, weight_decay=recipe.weight_decay, **common)
-    adam = {"beta1": recipe.beta1, "beta2": recipe.beta2, "epsilon": recipe.epsilon, **common}
+    if recipe.name == "adamw":
+        decayed = {
+            "weight_decay": recipe.weight_decay,
+            "apply_decay_param_fun": lambda name: name not in undecayed,
+        }
+        return paddle.optimizer.AdamW(**_betas(recipe), **decayed, **common)
+    for parameter in parameters:
+        # Not by parameter groups: paddle.Model's train_batch can't have them (optimizer.minimize takes no groups).
+        parameter.regularizer = paddle.regularizer.L2Decay(0.0 if parameter.name in undecayed else recipe.weight_decay)
     if recipe.name == "adam":
-        return paddle.optimizer.Adam(weight_decay=recipe.weight_decay or None, **adam)
-    return paddle.optimizer.AdamW(weight_decay=recipe.weight_decay, **adam)
+        return paddle.optimizer.Adam(**_betas(recipe), **common)
+    return paddle.optimizer.Momentum(momentum=recipe.momentum, use_nesterov=recipe.nesterov, **common)
 
 
 def rate_multiple(schedule: ScheduleRecipe, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
@@ -56,15 +75,11 @@ def _one_cycle(step: int, first: int, last: int, peak: float, final: float) -> f
     return final + (1 - final) * max(0.0, (1 - done) / (1 - peak))
 
 
-def _parameter_groups(network: paddle.nn.Layer, recipe: OptimizerRecipe) -> list[Any]:
-    """All parameters, those of batch norm in a group without weight decay unless `decay_norm`."""
-    if recipe.decay_norm or not recipe.weight_decay:
-        return list(network.parameters())
-    norm_names = {parameter.name for layer in network.sublayers() if _is_norm(layer) for parameter in layer.parameters(include_sublayers=False)}
-    norms = [parameter for parameter in network.parameters() if parameter.name in norm_names]
-    others = [parameter for parameter in network.parameters() if parameter.name not in norm_names]
-    return [{"params": others}, {"params": norms, "weight_decay": 0.0}]
+def _betas(recipe: OptimizerRecipe) -> dict[str, float]:
+    return {"beta1": recipe.beta1, "beta2": recipe.beta2, "epsilon": recipe.epsilon}
 
 
-def _is_norm(layer: paddle.nn.Layer) -> bool:
-    return isinstance(layer, _NORMS)
+def _norm_parameters(network: paddle.nn.Layer) -> set[str]:
+    """The names, Paddle's own, of all scales and shifts of batch norm."""
+    norms = (layer for layer in network.sublayers(include_self=True) if isinstance(layer, _NORMS))
+    return {parameter.name for layer in norms for parameter in layer.parameters(include_sublayers=False)}

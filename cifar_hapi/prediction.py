@@ -9,21 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from .data.folder import list_images, read_image
-from .data.image_set import ImageSet
-from .data.loader import BatchLoader
-from .errors import DataError
-from .loading import Weights, class_names, load, normalisation
-from .metrics import softmax
-from .run import Run
-from .runtime import paddle_session
+from cifar_hapi.data.folder import list_images, read_image
+from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.errors import DataError
+from cifar_hapi.loading import Weights, class_names, load, normalisation
+from cifar_hapi.metrics import softmax
+from cifar_hapi.run import Run
+from cifar_hapi.runtime import paddle_session
 
 Images = np.ndarray | str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """labels: int64 [N]. probabilities: float64 [N, C], rows sum to 1. names: the N predicted classes. sources: the N files, or "image 0" ..."""
+    """What was predicted for N images.
+
+    labels: int64 [N]. probabilities: float64 [N, C], each row sums to 1. names: the predicted classes. sources: the
+    image files, or "image 0", "image 1", ... for arrays.
+    """
 
     labels: np.ndarray
     probabilities: np.ndarray
@@ -37,7 +41,12 @@ class Predictions:
     def records(self) -> list[dict[str, Any]]:
         """One plain dictionary an image: `image`, `label`, `class`, `probabilities` by class name."""
         return [
-            {"image": source, "label": int(label), "class": name, "probabilities": dict(zip(self.class_names, row.tolist(), strict=True))}
+            {
+                "image": source,
+                "label": int(label),
+                "class": name,
+                "probabilities": dict(zip(self.class_names, row.tolist(), strict=True)),
+            }
             for source, label, name, row in zip(self.sources, self.labels, self.names, self.probabilities, strict=True)
         ]
 
@@ -52,8 +61,8 @@ def predict(
 ) -> Predictions:
     """Classify images with a run's weights.
 
-    images: uint8 RGB arrays [N, H, W, 3] or [H, W, 3] of the size that the run was trained on; or a folder of images; or
-    image files, which are converted to RGB, resized and cropped to that size.
+    images: uint8 RGB arrays [N, H, W, 3] or [H, W, 3] of the size that the run was trained on; or a folder of images,
+    or image files, which are converted to RGB, resized and cropped to that size.
 
     Raises RunError for a run or weights that can't be used, DataError for images that can't be read or are of no use.
     """

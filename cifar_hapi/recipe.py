@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from .errors import RecipeError
+from cifar_hapi.errors import RecipeError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,7 +28,6 @@ else:
     import tomli as tomllib
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-_section = dataclass(frozen=True, config=_STRICT, kw_only=True)
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -37,9 +36,9 @@ Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class DataRecipe:
-    """Which images. `limit`: only the first n training images; `val_fraction`: the share of the training images held out."""
+    """Which images. `limit`: only the first n training images; `val_fraction`: the share of those held out."""
 
     source: Annotated[str, Field(min_length=1)] = "auto"
     dir: str | None = None
@@ -48,7 +47,7 @@ class DataRecipe:
     image_size: Annotated[int, Field(ge=8, le=1024)] = 32
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class AugmentRecipe:
     """How training images are varied; sizes in pixels."""
 
@@ -58,9 +57,9 @@ class AugmentRecipe:
     cutout: CountOrNone = 0
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class NetworkRecipe:
-    """Which network. `width`, `num_classes`, `shortcut`, `stem`: absent means the published form, and the data's classes."""
+    """Which network. Without `width`, `shortcut`, `stem`: the published form; without `num_classes`: the data's."""
 
     name: str = "resnet20"
     width: Count | None = None
@@ -70,14 +69,14 @@ class NetworkRecipe:
     stem: Literal["cifar", "imagenet"] | None = None
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LossRecipe:
     """Cross-entropy; `label_smoothing` spreads that share of the target over all classes, in training only."""
 
     label_smoothing: Fraction = 0.0
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class OptimizerRecipe:
     """The optimiser. `decay_norm`: whether weight decay also pulls at batch norm's scale and shift."""
 
@@ -92,12 +91,12 @@ class OptimizerRecipe:
     epsilon: Positive = 1e-8
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ScheduleRecipe:
     """How the learning rate moves, step by step, as a multiple of `optimizer.lr`.
 
     `constant`; `cosine` down to `final`; `one_cycle`: linearly up to 1 at `peak` of the steps, then linearly down to
-    `final`; `piecewise`: times `gamma` after each of the `milestones` (in epochs). `warmup_epochs` ramp up linearly before.
+    `final`; `piecewise`: times `gamma` after each of the `milestones` (in epochs). `warmup_epochs` rise linearly before.
     """
 
     name: Literal["constant", "cosine", "one_cycle", "piecewise"] = "constant"
@@ -108,7 +107,7 @@ class ScheduleRecipe:
     gamma: Positive = 0.1
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class CheckpointRecipe:
     """When weights are saved, and by which metric the best are told; without a validation split there are no best."""
 
@@ -118,7 +117,7 @@ class CheckpointRecipe:
     mode: Literal["max", "min"] = "max"
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Recipe:
     """Everything that a training depends on, but for the machine."""
 
@@ -154,7 +153,7 @@ class Recipe:
 
     @staticmethod
     def from_dict(values: dict[str, Any], overrides: dict[str, Any] | None = None, *, where: str = "recipe") -> Recipe:
-        """The recipe that nested `values` (as in TOML or `to_dict`) describe, checked. `where` begins the error's text."""
+        """The recipe that nested `values` (as in TOML or `to_dict`) describe, checked; `where` begins an error's text."""
         for key, value in (overrides or {}).items():
             values = _overridden(values, key.split("."), value, key)
         try:
@@ -169,17 +168,42 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as they stand in run.json."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return dataclasses.asdict(self)
 
     @model_validator(mode="after")
     def _check_what_spans_keys(self) -> Recipe:
         size, epochs = self.data.image_size, self.epochs
         checks = [
-            ("augment.crop_padding", self.augment.crop_padding, self.augment.crop_padding < size, f"must be below data.image_size = {size}"),
-            ("augment.cutout", self.augment.cutout, self.augment.cutout <= size, f"must be at most data.image_size = {size}"),
-            ("schedule.warmup_epochs", self.schedule.warmup_epochs, self.schedule.warmup_epochs < epochs or not self.schedule.warmup_epochs, f"must be below epochs = {epochs}"),
-            ("schedule.milestones", list(self.schedule.milestones), list(self.schedule.milestones) == sorted(set(self.schedule.milestones)), "must rise"),
-            ("optimizer.nesterov", True, not self.optimizer.nesterov or self.optimizer.name == "momentum", "needs optimizer.name = momentum"),
+            (
+                "augment.crop_padding",
+                self.augment.crop_padding,
+                self.augment.crop_padding < size,
+                f"must be below data.image_size = {size}",
+            ),
+            (
+                "augment.cutout",
+                self.augment.cutout,
+                self.augment.cutout <= size,
+                f"must be at most data.image_size = {size}",
+            ),
+            (
+                "schedule.warmup_epochs",
+                self.schedule.warmup_epochs,
+                self.schedule.warmup_epochs < epochs or not self.schedule.warmup_epochs,
+                f"must be below epochs = {epochs}",
+            ),
+            (
+                "schedule.milestones",
+                list(self.schedule.milestones),
+                list(self.schedule.milestones) == sorted(set(self.schedule.milestones)),
+                "must rise",
+            ),
+            (
+                "optimizer.nesterov",
+                True,
+                not self.optimizer.nesterov or self.optimizer.name == "momentum",
+                "needs optimizer.name = momentum",
+            ),
         ]
         for key, value, holds, need in checks:
             if not holds:
@@ -195,7 +219,9 @@ def recipe_names() -> list[str]:
 def recipe_text(name: str) -> str:
     """The TOML text of a built-in recipe. Raises RecipeError for an unknown name."""
     if name not in recipe_names():
-        raise RecipeError(f"no recipe is called {name!r}{_nearest(name, recipe_names())}; there are: {', '.join(recipe_names())}")
+        raise RecipeError(
+            f"no recipe is called {name!r}{_nearest(name, recipe_names())}; there are: {', '.join(recipe_names())}"
+        )
     return (_builtin() / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -256,10 +282,10 @@ def _first_complaint(error: ValidationError) -> str:
 def known_keys() -> list[str]:
     """Every key of a recipe, dotted, sections included."""
     keys = []
-    for field in dataclasses.fields(Recipe):  # type: ignore[arg-type]
+    for field in dataclasses.fields(Recipe):
         keys.append(field.name)
         section = _SECTIONS.get(field.name)
-        keys += [f"{field.name}.{inner.name}" for inner in dataclasses.fields(section)] if section else []  # type: ignore[arg-type]
+        keys += [f"{field.name}.{inner.name}" for inner in dataclasses.fields(section)] if section else []
     return keys
 
 

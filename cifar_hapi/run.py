@@ -1,9 +1,9 @@
 """The run directory: what a training leaves behind, and how it is found again.
 
-    runs/<name>/run.json           recipe, data identity, versions, machine, command, status
-                history.jsonl      one line an epoch (and history.csv)
-                checkpoints/       see callbacks/checkpoint_folder.py
-                evaluation.json    the last evaluation
+runs/<name>/run.json           recipe, data identity, versions, machine, command, status
+            history.jsonl      one line an epoch (and history.csv)
+            checkpoints/       see callbacks/checkpoint_folder.py
+            evaluation.json    the last evaluation
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from filelock import FileLock, Timeout
 
 from callbacks import CheckpointFolder, read_history
 from callbacks.durable import write_file
-
-from .errors import RecipeError, RunError
-from .recipe import Recipe
+from cifar_hapi.errors import RecipeError, RunError
+from cifar_hapi.recipe import Recipe
 
 RUNS = Path("runs")
 
@@ -55,7 +54,9 @@ class Run:
         """The run below `folder` that was started last. Raises RunError where there is none."""
         found = [cls(file.parent) for file in Path(folder).glob("*/run.json")]
         if not found:
-            raise RunError(f"no run in {folder}/: train one first (make train, or cifar-hapi train), or name its directory")
+            raise RunError(
+                f"no run in {folder}/: train one first (make train, or cifar-hapi train), or name its directory"
+            )
         return max(found, key=lambda run: str(run.manifest.get("started", "")))
 
     @property
@@ -70,7 +71,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """"running", "finished", "interrupted" or "failed"."""
+        """ "running", "finished", "interrupted" or "failed"."""
         return str(self.manifest.get("status"))
 
     @property
@@ -110,7 +111,9 @@ def run_lock(path: str | Path) -> Iterator[None]:
         with FileLock(path / ".lock", timeout=0):
             yield
     except Timeout:
-        raise RunError(f"run {path}: another process is writing to it; wait for it, or choose another --run-dir") from None
+        raise RunError(
+            f"run {path}: another process is writing to it; wait for it, or choose another --run-dir"
+        ) from None
     except PermissionError as error:
         raise RunError(f"run {path}: cannot be written: {error.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""The process that trains: its threads, allocator, device and random state. Nothing else here touches the environment."""
+"""The process that trains: its threads, allocator, device, random state. Nothing else touches the environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from .errors import RecipeError
+from cifar_hapi.errors import RecipeError
 
 # mallopt(3): keep freed memory instead of giving every large tensor fresh, zeroed pages.
 _MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
@@ -49,13 +49,13 @@ def data_folders(data_dir: str | None) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """Where downloads and generated sets are kept: `cifar-hapi` in the user's cache folder ($XDG_CACHE_HOME on Linux)."""
+    """Where downloads and generated sets are kept: `cifar-hapi` in the user's cache ($XDG_CACHE_HOME on Linux)."""
     return user_cache_path("cifar-hapi", appauthor=False)
 
 
 @contextmanager
 def paddle_session(device: str = "auto", seed: int | None = None) -> Iterator[str]:
-    """Paddle on `device` ("auto", "cpu", "gpu", "gpu:1") with its random state from `seed`; both are put back at the end.
+    """Paddle on `device` ("auto", "cpu", "gpu", "gpu:1"), random from `seed`; both are put back at the end.
 
     Yields the name of the device in use. Raises RecipeError for a device that this Paddle or machine doesn't have.
     """
@@ -80,7 +80,7 @@ def versions() -> dict[str, str]:
     import numpy
     import paddle
 
-    from ._version import __version__
+    from cifar_hapi._version import __version__
 
     return {
         "cifar-hapi": __version__,

@@ -9,11 +9,10 @@ import paddle
 from rich.console import Console
 from rich.table import Table
 
-from .data.sources import Data
-from .prediction import Predictions
-from .recipe import Recipe
-from .run import Run
-from .runtime import machine
+from cifar_hapi.data.sources import Data
+from cifar_hapi.prediction import Predictions
+from cifar_hapi.recipe import Recipe
+from cifar_hapi.run import Run
 
 
 def console(quiet: bool = False, stderr: bool = False) -> Console:
@@ -24,49 +23,43 @@ def console(quiet: bool = False, stderr: bool = False) -> Console:
 def announce(out: Console, run: Run, data: Data, network: paddle.nn.Layer, steps: int) -> None:
     """What is about to be trained, on what, and where it will be found."""
     recipe = run.recipe
-    parameters = sum(parameter.size for parameter in network.parameters())
-    val = f"{len(data.val):,} to validate" if data.val is not None else "none to validate"
-    out.print(f"{data.name}: {len(data.train):,} images to train on, {val}, {len(data.test):,} to test ({data.source})")
-    if data.note:
-        out.print(data.note, style="bold yellow")
-    out.print(
-        f"{recipe.name}: {recipe.network.name}, {parameters / 1e6:.2f} M parameters; {recipe.epochs} epochs of {steps} steps "
-        f"of {recipe.batch_size} images; on {run.manifest['device']}, {machine()['cores']} cores"
-    )
-    out.print(f"run: {run.path}")
+    parameters = sum(parameter.size for parameter in network.parameters() if not parameter.stop_gradient)
+    held_out = f"{len(data.val):,} to validate" if data.val is not None else "none to validate"
+    rows = [
+        ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
+        ("from", data.source),
+        ("network", f"{recipe.network.name}, {parameters / 1e6:.2f} M parameters, on {run.manifest['device']}"),
+        ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
+        ("run", str(run.path)),
+    ]
+    out.print(_grid(rows))
+    _say(out, data.note)
 
 
 def summarise(out: Console, run: Run) -> None:
     """How a training went, where its files are, and what to type next."""
     history, evaluation = run.history, run.evaluation
-    assert evaluation is not None
-    last = history[-1]
-    monitor = run.recipe.checkpoint.monitor
-    rated = [record for record in history if monitor in record]
-    if rated:
-        best = (max if run.recipe.checkpoint.mode == "max" else min)(rated, key=lambda record: float(record[monitor]))
-        out.print(f"best epoch {best['epoch']} ({monitor} {best[monitor]:.4f}), last epoch {last['epoch']} ({monitor} {last[monitor]:.4f})")
-    else:
-        out.print(f"last epoch {last['epoch']}; no validation images, so no best one")
+    assert evaluation is not None, "fit() evaluates before it summarises"
     seconds = sum(record["seconds"] for record in history)
     images = sum(record["seconds"] * record["images_per_second"] for record in history)
-    out.print(f"{run.manifest['seconds']:.0f} s in all, {images / max(seconds, 1e-9):.0f} images/s in training")
+    rows = [
+        ("epochs", _best_and_last(run.recipe, history)),
+        ("time", f"{run.manifest['seconds']:.0f} s in all; {images / max(seconds, 1e-9):.0f} images/s in training"),
+        ("files", str(run.path)),
+        ("next", f"cifar-hapi evaluate {run.path}"),
+        ("", f"cifar-hapi predict {run.path} IMAGE..."),
+    ]
     headline(out, evaluation)
-    out.print(f"files: {run.path}")
-    out.print(f"next:  cifar-hapi evaluate {run.path}")
-    out.print(f"       cifar-hapi predict {run.path} IMAGE...")
+    out.print(_grid(rows))
 
 
 def headline(out: Console, evaluation: dict[str, Any]) -> None:
     """The number, and all that must be known to believe it."""
-    kind = "last weights" if evaluation["weights"] == "latest" else "best weights by the validation images"
-    out.print(
-        f"test top-1 {evaluation['top1']:.2%} ({round(evaluation['top1'] * evaluation['images']):,} of {evaluation['images']:,} images), "
-        f"top-5 {evaluation['top5']:.2%}, loss {evaluation['loss']:.4f}; {evaluation['data']}, {kind}",
-        style="bold",
-    )
-    if evaluation["note"]:
-        out.print(evaluation["note"], style="bold yellow")
+    images, top1 = evaluation["images"], evaluation["top1"]
+    out.print(f"test top-1 {top1:.2%}: {round(top1 * images):,} right of all {images:,} images", style="bold")
+    kind = "the last weights" if evaluation["weights"] == "latest" else "the best weights by the validation images"
+    out.print(f"top-5 {evaluation['top5']:.2%}, loss {evaluation['loss']:.4f}; on {evaluation['data']}, {kind}")
+    _say(out, evaluation["note"])
 
 
 def show_evaluation(out: Console, evaluation: dict[str, Any]) -> None:
@@ -93,9 +86,25 @@ def show_predictions(out: Console, predictions: Predictions, top: int = 3) -> No
     out.print(table)
 
 
-def show_recipes(out: Console, recipes: list[Recipe]) -> None:
-    """A line a recipe."""
-    table = Table("recipe", "what it does", box=None, pad_edge=False)
-    for recipe in recipes:
-        table.add_row(recipe.name, recipe.description)
-    out.print(table)
+def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
+    monitor, last = recipe.checkpoint.monitor, history[-1]
+    rated = [record for record in history if monitor in record]
+    if not rated:
+        return f"last {last['epoch']}; no validation images, so no best"
+    best = (max if recipe.checkpoint.mode == "max" else min)(rated, key=lambda record: float(record[monitor]))
+    return " ".join(
+        f"{kind} {record['epoch']} ({monitor} {record.get(monitor, float('nan')):.4f})"
+        for kind, record in (("best", best), ("last", last))
+    )
+
+
+def _say(out: Console, note: str) -> None:
+    if note:
+        out.print(note, style="bold yellow")
+
+
+def _grid(rows: list[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for row in rows:
+        grid.add_row(*row)
+    return grid

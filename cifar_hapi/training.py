@@ -13,21 +13,20 @@ import paddle
 from paddle.callbacks import Callback
 
 from callbacks import Checkpoint, History, Progress, TerminateOnNaN
-
-from . import terminal
-from .data.augment import Augmentation
-from .data.image_set import ImageSet
-from .data.loader import BatchLoader
-from .data.sources import Data, open_data
-from .evaluation import evaluate_network
-from .loading import build_declared_network
-from .loss import build_loss
-from .metrics import TopK
-from .model import Model
-from .optimizer import build_optimizer
-from .recipe import Recipe
-from .run import Run, now, run_lock, unused_path
-from .runtime import machine, paddle_session, versions
+from cifar_hapi import terminal
+from cifar_hapi.data.augment import Augmentation
+from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.sources import Data, open_data
+from cifar_hapi.evaluation import evaluate_network
+from cifar_hapi.loading import build_declared_network
+from cifar_hapi.loss import build_loss
+from cifar_hapi.metrics import TopK
+from cifar_hapi.model import Model
+from cifar_hapi.optimizer import build_optimizer
+from cifar_hapi.recipe import Recipe
+from cifar_hapi.run import Run, now, run_lock, unused_path
+from cifar_hapi.runtime import machine, paddle_session, versions
 
 
 def fit(
@@ -56,7 +55,13 @@ def fit(
     Returns the Run, with `run.model` the trained model, ready to go on. Raises RecipeError, DataError, RunError, and
     `callbacks.NonFiniteLoss` when the loss is no number any more. After Ctrl-C the run is marked "interrupted".
     """
-    named = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "data.source": data, "data.dir": data_dir and str(data_dir)}
+    named = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "data.source": data,
+        "data.dir": data_dir and str(data_dir),
+    }
     changes = {key: value for key, value in named.items() if value is not None} | overrides
     resolved = recipe.with_overrides(changes) if isinstance(recipe, Recipe) else Recipe.load(recipe, changes)
     talk = terminal.console(quiet=not verbose)
@@ -73,7 +78,11 @@ def fit(
                 epochs=resolved.epochs,
                 eval_freq=resolved.eval_every_epochs,
                 verbose=0,
-                callbacks=[*([Progress(console=talk)] if verbose else []), *_callbacks(resolved, run), *callbacks],
+                callbacks=[
+                    *([Progress(console=talk)] if verbose else []),
+                    *_callbacks(resolved, run),
+                    *callbacks,
+                ],
             )
             run.save_evaluation(_final_evaluation(resolved, run, images))
     terminal.summarise(talk, run)
@@ -163,6 +172,8 @@ def _recorded(run: Run) -> Iterator[None]:
 
 def _final_evaluation(recipe: Recipe, run: Run, data: Data) -> dict[str, Any]:
     network: paddle.nn.Layer = run.model.network
-    result = evaluate_network(network, data.test, data.mean, data.std, recipe.eval_batch_size, recipe.network.data_format)
+    result = evaluate_network(
+        network, data.test, data.mean, data.std, recipe.eval_batch_size, recipe.network.data_format
+    )
     step = run.history[-1]["step"]
     return {**result, "data": data.name, "note": data.note, "weights": "latest", "step": step, "when": now()}

@@ -7,7 +7,14 @@ import io
 import numpy as np
 import paddle
 import pytest
-from paddle.callbacks import Callback, EarlyStopping, LRScheduler, ModelCheckpoint, ProgBarLogger, ReduceLROnPlateau
+from paddle.callbacks import (
+    Callback,
+    EarlyStopping,
+    LRScheduler,
+    ModelCheckpoint,
+    ProgBarLogger,
+    ReduceLROnPlateau,
+)
 from rich.console import Console
 
 from callbacks import Progress
@@ -27,7 +34,9 @@ def batches(size: int = 8):
 
 def model(lr=0.1, loss=None, metrics=None, cls=Model):
     paddle.seed(0)
-    network = paddle.nn.Sequential(paddle.nn.Linear(4, 8), paddle.nn.BatchNorm1D(8), paddle.nn.ReLU(), paddle.nn.Linear(8, 3))
+    network = paddle.nn.Sequential(
+        paddle.nn.Linear(4, 8), paddle.nn.BatchNorm1D(8), paddle.nn.ReLU(), paddle.nn.Linear(8, 3)
+    )
     made = cls(network)
     optimizer = paddle.optimizer.Momentum(lr, parameters=network.parameters())
     made.prepare(optimizer, loss or CrossEntropy(), [TopK()] if metrics is None else metrics)
@@ -93,7 +102,8 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_images():
 
 
 @pytest.mark.parametrize(
-    ("epochs", "eval_freq", "evaluated"), [(1, 5, [0]), (6, 5, [4, 5]), (4, 2, [1, 3]), (5, 2, [1, 3, 4]), (3, 1, [0, 1, 2])]
+    ("epochs", "eval_freq", "evaluated"),
+    [(1, 5, [0]), (6, 5, [4, 5]), (4, 2, [1, 3]), (5, 2, [1, 3, 4]), (3, 1, [0, 1, 2])],
 )
 def test_evaluation_takes_place_every_nth_epoch_and_after_the_last(epochs, eval_freq, evaluated):
     _, recorder = fitted(epochs=epochs, eval_freq=eval_freq)
@@ -137,7 +147,10 @@ def test_the_order_of_calls_is_that_of_paddle_but_for_evaluation_inside_the_epoc
     ours, stock = Recorder(), Recorder()
     model().fit(batches(), batches(), epochs=2, verbose=0, callbacks=ours)
     model(cls=paddle.Model).fit(batches(), batches(), epochs=2, verbose=0, callbacks=stock)
-    names = [[(name, place) for name, place, *_ in recorder.calls if not name.startswith("epoch_end")] for recorder in (ours, stock)]
+    names = [
+        [(name, place) for name, place, *_ in recorder.calls if not name.startswith("epoch_end")]
+        for recorder in (ours, stock)
+    ]
     assert names[0] == names[1]
     assert ours.calls[-2][0] == "epoch_end"
 
@@ -201,7 +214,13 @@ def test_stock_callbacks_work(tmp_path):
 
 def test_reduce_lr_on_plateau_of_paddle_works():
     made = model()
-    made.fit(batches(), batches(), epochs=4, verbose=0, callbacks=ReduceLROnPlateau("acc", mode="min", patience=0, factor=0.5, verbose=0))
+    made.fit(
+        batches(),
+        batches(),
+        epochs=4,
+        verbose=0,
+        callbacks=ReduceLROnPlateau("acc", mode="min", patience=0, factor=0.5, verbose=0),
+    )
     assert made.optimizer.get_lr() < 0.1
 
 

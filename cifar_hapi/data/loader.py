@@ -122,9 +122,7 @@ class BatchLoader:
                 f"make it {shape[0]} or less"
             )
         if not len(self.mean) == len(self.std) == shape[-1]:
-            raise RecipeError(
-                f"mean {self.mean}, std {self.std}: each needs {shape[-1]} numbers, one a channel"
-            )
+            raise RecipeError(f"mean {self.mean}, std {self.std}: each needs {shape[-1]} numbers, one a channel")
         if not all(0 <= value <= 1 for value in self.mean) or not all(value > 0 for value in self.std):
             raise RecipeError(
                 f"mean {self.mean}, std {self.std}: in units where pixels span [0, 1], means lie in it "

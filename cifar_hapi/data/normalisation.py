@@ -10,9 +10,7 @@ import numpy as np
 DataFormat = Literal["NCHW", "NHWC"]
 
 
-def normalise(
-    images: np.ndarray, mean: Sequence[float], std: Sequence[float], data_format: DataFormat
-) -> np.ndarray:
+def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float], data_format: DataFormat) -> np.ndarray:
     """(images / 255 - mean) / std for each channel, as float32 [B, C, H, W] or [B, H, W, C].
 
     images: uint8 [B, H, W, C]. mean, std: one number a channel, in units where pixels span [0, 1].

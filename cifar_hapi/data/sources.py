@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import DataError, RecipeError
-from ..recipe import DataRecipe
-from ..runtime import cache_folder, data_folders
-from .archives import find_cifar, read_cifar
-from .download import ARCHIVES, fetch
-from .folder import read_image_folder
-from .image_set import ImageSet
-from .normalisation import channel_statistics
-from .split import stratified_split
-from .synthetic import write_synthetic
+import numpy as np
+
+from cifar_hapi.data.archives import find_cifar, read_cifar
+from cifar_hapi.data.download import ARCHIVES, fetch
+from cifar_hapi.data.folder import read_image_folder
+from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.normalisation import channel_statistics
+from cifar_hapi.data.split import stratified_split
+from cifar_hapi.data.synthetic import write_synthetic
+from cifar_hapi.errors import DataError, RecipeError
+from cifar_hapi.recipe import DataRecipe
+from cifar_hapi.runtime import cache_folder, data_folders
 
 CifarName = Literal["cifar10", "cifar100"]
 
@@ -25,7 +27,7 @@ class Data:
     """A data set, ready to be trained on.
 
     name: "cifar10", "cifar100", "synthetic", or the path of an image folder. source: where it was read from.
-    note: what must be said with every result, "" if nothing. val: held out from the training images, None if nothing is.
+    note: what must be said with every result, "" if nothing. val: held out from the training images, else None.
     mean, std: of the images trained on, per channel, in [0, 1].
     """
 
@@ -39,7 +41,7 @@ class Data:
     std: tuple[float, ...]
 
     def identity(self) -> dict[str, Any]:
-        """What run.json records: counts and SHA-256 of each part, so that another run can tell whether it saw the same."""
+        """What run.json records: counts and SHA-256 of each part, to tell whether another run saw the same."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {
             "name": self.name,
@@ -48,7 +50,9 @@ class Data:
             "class_names": list(self.train.class_names),
             "mean": list(self.mean),
             "std": list(self.std),
-            "parts": {key: {"images": len(part), "sha256": part.sha256()} for key, part in parts.items() if part is not None},
+            "parts": {
+                key: {"images": len(part), "sha256": part.sha256()} for key, part in parts.items() if part is not None
+            },
         }
 
 
@@ -59,7 +63,7 @@ def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data
     """
     name, source, note, train, test = _read(recipe, progress)
     if recipe.limit is not None:
-        train = train.take(slice(recipe.limit))
+        train = train.take(np.arange(min(recipe.limit, len(train))))
     kept, held_out = stratified_split(train.labels, recipe.val_fraction, seed)
     val = train.take(held_out) if len(held_out) else None
     train = train.take(kept) if val is not None else train
@@ -72,7 +76,9 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
     if recipe.source not in ("auto", "cifar10", "cifar100", "synthetic"):
         return _read_folder(Path(recipe.source).expanduser(), recipe.image_size)
     if recipe.image_size != 32:
-        raise RecipeError(f"data.image_size = {recipe.image_size}: {recipe.source} has images of 32x32; only image folders are resized")
+        raise RecipeError(
+            f"data.image_size = {recipe.image_size}: CIFAR images are 32x32; only image folders are resized"
+        )
     if recipe.source == "synthetic":
         return _read_synthetic("These are generated images: no result here is a CIFAR result.")
     name: CifarName = "cifar100" if recipe.source == "cifar100" else "cifar10"
@@ -83,7 +89,9 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
         except DataError as error:
             if recipe.source != "auto":
                 raise
-            return _read_synthetic(f"CIFAR-10 is not here, so these are generated images: no result here is a CIFAR result. ({error})")
+            return _read_synthetic(
+                f"CIFAR-10 is not here, so these are generated images: no result here is a CIFAR result. ({error})"
+            )
     return name, str(place), "", *read_cifar(place, name)
 
 
@@ -96,7 +104,9 @@ def _read_synthetic(note: str) -> tuple[str, str, str, ImageSet, ImageSet]:
 
 def _read_folder(folder: Path, image_size: int) -> tuple[str, str, str, ImageSet, ImageSet]:
     if not folder.is_dir():
-        raise DataError(f"data source {str(folder)!r} is neither cifar10, cifar100, synthetic, auto, nor a folder of class folders")
+        raise DataError(
+            f"data source {str(folder)!r} is neither cifar10, cifar100, synthetic, auto, nor a folder of class folders"
+        )
     found = read_image_folder(folder, image_size)
     names = ", ".join(str(path) for path in found.unreadable[:3]) + (", ..." if len(found.unreadable) > 3 else "")
     note = f"{len(found.unreadable)} unreadable images were left out: {names}" if found.unreadable else ""

@@ -15,9 +15,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     arguments alone. labels: integers [N]. Raises RecipeError unless 0 <= fraction < 1.
     """
     if not 0 <= fraction < 1:
-        raise RecipeError(
-            f"val_fraction is {fraction}: the part held out of training must be at least 0 and below 1"
-        )
+        raise RecipeError(f"val_fraction is {fraction}: the part held out of training must be at least 0 and below 1")
     rng = np.random.default_rng(seed)
     is_held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):

@@ -72,9 +72,7 @@ class PadShortcut(nn.Layer):
     Option A of He et al. 2015 (arXiv 1512.03385, section 4.2). The zeros come after the channels that exist.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, data_format: DataFormat = "NCHW"
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, data_format: DataFormat = "NCHW") -> None:
         super().__init__()
         self.new_channels = out_channels - in_channels
         self.stride = stride

@@ -106,9 +106,7 @@ def _check_options(name: str, network: Network, options: Mapping[str, Any]) -> N
 
 def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise RecipeError(
-            f"network.{key} = {value!r} is not possible; take {' or '.join(map(repr, choices))}"
-        )
+        raise RecipeError(f"network.{key} = {value!r} is not possible; take {' or '.join(map(repr, choices))}")
 
 
 def _check_count(key: str, value: object) -> None:

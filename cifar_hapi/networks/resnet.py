@@ -37,9 +37,7 @@ def cifar_resnet(
     return _cifar(partial(BasicBlock, shortcut=shortcut), depth, num_classes, width, data_format)
 
 
-def cifar_plain(
-    depth: int, num_classes: int = 10, width: int = 16, data_format: DataFormat = "NCHW"
-) -> nn.Sequential:
+def cifar_plain(depth: int, num_classes: int = 10, width: int = 16, data_format: DataFormat = "NCHW") -> nn.Sequential:
     """The twin of `cifar_resnet` without shortcuts; has the same state dict as the one with option A."""
     return _cifar(PlainBlock, depth, num_classes, width, data_format)
 
@@ -160,9 +158,7 @@ def _stages(
         in_channels = out_channels
 
 
-def _shortcut(
-    option: Shortcut, in_channels: int, out_channels: int, stride: int, data_format: DataFormat
-) -> nn.Layer:
+def _shortcut(option: Shortcut, in_channels: int, out_channels: int, stride: int, data_format: DataFormat) -> nn.Layer:
     if in_channels == out_channels and stride == 1:
         return nn.Identity()
     if option == "A":

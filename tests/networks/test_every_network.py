@@ -79,9 +79,7 @@ def test_both_data_formats_give_the_same_gradients_and_running_statistics(name, 
     for network, data_format in both_from_one_state_dict(name, options):
         x = images(4, 64 if "stem" in options else 17, data_format=data_format).astype("float64")
         F.cross_entropy(network(x), paddle.to_tensor([1, 2, 3, 4])).backward()
-        results.append(
-            {k: p.numpy() if p.stop_gradient else p.grad.numpy() for k, p in network.named_parameters()}
-        )
+        results.append({k: p.numpy() if p.stop_gradient else p.grad.numpy() for k, p in network.named_parameters()})
     for key, expected in results[0].items():
         np.testing.assert_allclose(results[1][key], expected, rtol=1e-8, atol=1e-8, err_msg=key)
         assert np.abs(expected).max() > 1e-6, f"{key} is not used"

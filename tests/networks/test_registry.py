@@ -55,10 +55,7 @@ def test_the_first_value_of_an_option_is_its_default():
     for name, network in NETWORKS.items():
         first = {key: values[0] for key, values in network.options.items()}
         shapes = [
-            {
-                key: tuple(value.shape)
-                for key, value in build_network(name, width=4, **options).state_dict().items()
-            }
+            {key: tuple(value.shape) for key, value in build_network(name, width=4, **options).state_dict().items()}
             for options in ({}, first)
         ]
         assert shapes[0] == shapes[1]
@@ -68,9 +65,7 @@ def test_a_network_of_ones_own_joins_with_one_line(monkeypatch):
     def build_mine(num_classes, width, data_format, depth):
         return paddle.nn.Sequential(*[paddle.nn.Linear(width, num_classes) for _ in depth])
 
-    monkeypatch.setitem(
-        NETWORKS, "mine", Network(build_mine, "mine", width=3, options={"depth": ("x", "xx")})
-    )
+    monkeypatch.setitem(NETWORKS, "mine", Network(build_mine, "mine", width=3, options={"depth": ("x", "xx")}))
     assert "mine" in network_names()
     network = build_network("mine", num_classes=5, depth="xx")
     assert len(network) == 2

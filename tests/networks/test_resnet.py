@@ -82,9 +82,7 @@ def test_the_stem_decides_the_size_of_the_feature_maps(stem):
     network = build_network("resnet18", width=4, stem=stem)
     sides = {}
     for name in ("stage1", "stage2", "stage3", "stage4"):
-        network[name].register_forward_post_hook(
-            lambda _layer, _in, y, name=name: sides.update({name: y.shape[2]})
-        )
+        network[name].register_forward_post_hook(lambda _layer, _in, y, name=name: sides.update({name: y.shape[2]}))
     network(paddle.zeros([1, 3, 64, 64]))
     first = {"cifar": 64, "imagenet": 16}[stem]
     assert list(sides.values()) == [first, first // 2, first // 4, first // 8]
