@@ -27,7 +27,7 @@ class TerminateOnNaN(Callback):
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
         self._step += 1
         metrics = plain_numbers(logs)
-        loss = float(metrics.get("batch_loss", metrics.get("loss", 0.0)))
+        loss = float(metrics["batch_loss"] if "batch_loss" in metrics else metrics["loss"])
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"the loss is {loss} at step {self._step}, learning rate {self._rate:.4g}, "

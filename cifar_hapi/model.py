@@ -122,7 +122,7 @@ class Model(paddle.Model):
         verbose: int = 1,
         callbacks: Callback | Sequence[Callback] | None = None,
     ) -> list[Any]:
-        """The network's outputs for all of `test_data`: per output a tuple of batches, or one array if `stack_outputs`."""
+        """The network's outputs for all of `test_data`: each a tuple of batches, or one array if `stack_outputs`."""
         loader = _loader(test_data, batch_size, num_workers)
         calls = self._callback_list(_with_defaults(callbacks, verbose=0), verbose=verbose)
         calls.on_begin("predict", {"steps": _steps(loader)})

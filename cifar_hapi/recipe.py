@@ -96,7 +96,7 @@ class ScheduleRecipe:
     """How the learning rate moves, step by step, as a multiple of `optimizer.lr`.
 
     `constant`; `cosine` down to `final`; `one_cycle`: linearly up to 1 at `peak` of the steps, then linearly down to
-    `final`; `piecewise`: times `gamma` after each of the `milestones` (in epochs). `warmup_epochs` rise linearly before.
+    `final`; `piecewise`: times `gamma` after each of the `milestones` (in epochs). `warmup_epochs` rise before.
     """
 
     name: Literal["constant", "cosine", "one_cycle", "piecewise"] = "constant"
@@ -153,7 +153,7 @@ class Recipe:
 
     @staticmethod
     def from_dict(values: dict[str, Any], overrides: dict[str, Any] | None = None, *, where: str = "recipe") -> Recipe:
-        """The recipe that nested `values` (as in TOML or `to_dict`) describe, checked; `where` begins an error's text."""
+        """The recipe that nested `values` (as in TOML or `to_dict`) describe, checked; `where` begins an error."""
         for key, value in (overrides or {}).items():
             values = _overridden(values, key.split("."), value, key)
         try:
