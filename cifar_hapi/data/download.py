@@ -76,7 +76,7 @@ def fetch(archive: Archive, folder: Path, progress: bool = False, timeout: float
                     _download(archive, target, timeout, console)
     except OSError as error:
         raise DataError(
-            f"{target}: cannot be written: {error.strerror or error}; make room or choose another --data-dir"
+            f"{target}: cannot be read or written: {error.strerror or error}; make room or choose another --data-dir"
         ) from error
     return target
 
@@ -180,9 +180,7 @@ def _accepted_offset(response: requests.Response, held: int) -> int:
     return held
 
 
-def _write(
-    response: requests.Response, archive: Archive, part: Path, kept: int, report: Callable[[int], None]
-) -> None:
+def _write(response: requests.Response, archive: Archive, part: Path, kept: int, report: Callable[[int], None]) -> None:
     """Append the body to the first `kept` bytes of `part`, never past the size of the archive."""
     length = response.raw.length_remaining  # None where the server does not say
     total = archive.size if length is None else kept + length
