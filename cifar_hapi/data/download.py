@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from ..errors import DataError
+from cifar_hapi.errors import DataError
 
 _CHUNK = 1 << 16
 _LARGEST = 1 << 30  # bytes taken of an archive whose size is not known

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import DataError, RecipeError
-from .image_set import ImageSet
+from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.errors import DataError, RecipeError
 
 # What Pillow decodes by itself and knows by its first bytes: no EPS (runs Ghostscript), no TGA (takes all).
 FORMATS = {
@@ -51,9 +51,7 @@ class FolderData:
     unreadable: tuple[Path, ...]
 
 
-def read_image_folder(
-    folder: Path, image_size: int = 32, test_fraction: float = 0.2, seed: int = 0
-) -> FolderData:
+def read_image_folder(folder: Path, image_size: int = 32, test_fraction: float = 0.2, seed: int = 0) -> FolderData:
     """Read `folder/<class>/<image>` or `folder/{train,test}/<class>/<image>`; classes are numbered by name.
 
     Only images directly in a class folder count. Hidden files and folders and other kinds of files are
@@ -110,9 +108,7 @@ def list_images(folder: Path) -> list[Path]:
     A link that leads nowhere is listed, so that it is missed rather than overlooked. Raises DataError where
     the folder cannot be listed.
     """
-    return [
-        path for path in _list(folder) if path.suffix.lower() in EXTENSIONS and _is_file_or_dead_link(path)
-    ]
+    return [path for path in _list(folder) if path.suffix.lower() in EXTENSIONS and _is_file_or_dead_link(path)]
 
 
 def _read_classes(
@@ -142,9 +138,7 @@ def _read_classes(
 def _read_class(folder: Path, image_size: int) -> tuple[list[np.ndarray], list[Path]]:
     paths = list_images(folder)
     if not paths:
-        raise DataError(
-            f"{folder}: holds no image files, so the class is empty; add images or remove the folder"
-        )
+        raise DataError(f"{folder}: holds no image files, so the class is empty; add images or remove the folder")
     images: list[np.ndarray] = []
     unreadable: dict[Path, DataError] = {}
     for path in paths:  # no threads: with two, 32x32 PNG files took 2.6 times as long
@@ -153,9 +147,7 @@ def _read_class(folder: Path, image_size: int) -> tuple[list[np.ndarray], list[P
         except DataError as error:
             unreadable[path] = error
     if not images:
-        raise DataError(
-            f"{folder}: none of its {len(paths)} images can be read; the first: {unreadable[paths[0]]}"
-        )
+        raise DataError(f"{folder}: none of its {len(paths)} images can be read; the first: {unreadable[paths[0]]}")
     return images, list(unreadable)
 
 
@@ -173,9 +165,7 @@ def _draw_test(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
-    if image.mode.startswith(
-        "I"
-    ):  # 16 bits, as "I;16" or in 32-bit integers; convert("RGB") would clip at 255
+    if image.mode.startswith("I"):  # 16 bits, as "I;16" or in 32-bit integers; convert("RGB") would clip at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("pixels of more than 16 bits")

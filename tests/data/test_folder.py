@@ -74,9 +74,7 @@ def test_the_split_follows_the_seed(two_classes: Path) -> None:
     assert len({tuple(test_numbers(seed)) for seed in range(5)}) > 1
 
 
-def test_the_order_of_the_file_system_does_not_matter(
-    two_classes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_order_of_the_file_system_does_not_matter(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read_image_folder(two_classes)
     iterdir = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(iterdir(self), reverse=True)))
@@ -146,9 +144,7 @@ def test_unreadable_images_are_left_out_and_named(two_classes: Path) -> None:
     (two_classes / "cat" / "garbage.jpg").write_bytes(b"no image at all")
     (two_classes / "cat" / "link.png").symlink_to("nowhere.png")
     data = read_image_folder(two_classes)
-    assert data.unreadable == tuple(
-        two_classes / name for name in ("cat/garbage.jpg", "cat/link.png", "dog/cut.png")
-    )
+    assert data.unreadable == tuple(two_classes / name for name in ("cat/garbage.jpg", "cat/link.png", "dog/cut.png"))
     assert len(data.train) + len(data.test) == 15
 
 
@@ -211,9 +207,7 @@ def test_a_folder_without_a_data_set_is_refused(tmp_path: Path, make: object, me
     assert "\n" not in str(error.value)
 
 
-def test_links_to_the_outside_are_followed(
-    two_classes: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_links_to_the_outside_are_followed(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = tmp_path_factory.mktemp("outside")
     write_images(outside / "horses", 4, first=200)
     (two_classes / "horse").symlink_to(outside / "horses")
@@ -383,9 +377,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str) -
     assert "\n" not in str(error.value)
 
 
-def test_damaged_metadata_alone_go_without_a_warning(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_damaged_metadata_alone_go_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     exif = Image.Exif()
     exif[0x010E] = "a description"
     damaged = exif.tobytes()[:-12]
@@ -409,9 +401,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         ("I", -1, "more than 16 bits"),
     ],
 )
-def test_pixels_that_have_no_meaning_in_rgb_are_refused(
-    tmp_path: Path, mode: str, colour: float, reason: str
-) -> None:
+def test_pixels_that_have_no_meaning_in_rgb_are_refused(tmp_path: Path, mode: str, colour: float, reason: str) -> None:
     Image.new(mode, (8, 8), colour).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match=reason):
         read_image(tmp_path / "a.tif", 8)
