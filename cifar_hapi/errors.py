@@ -6,6 +6,10 @@ class CifarHapiError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        # File names, keys and members of archives may hold anything, line ends and terminal commands too.
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in super().__str__())
+
 
 class RecipeError(CifarHapiError):
     """A recipe, an override or an argument that cannot be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from cifar_hapi.errors import RunError
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import TopK
 from cifar_hapi.model import Model
-from cifar_hapi.networks import build_network
+from cifar_hapi.networks import build_network, check_network
 from cifar_hapi.recipe import NetworkRecipe
 from cifar_hapi.run import Run
 
@@ -36,8 +37,12 @@ def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
 
 def build_declared_network(recipe: NetworkRecipe, num_classes: int) -> paddle.nn.Layer:
     """The network that a recipe declares; `num_classes` is the data's, used where the recipe names none."""
-    options = {key: value for key in ("shortcut", "stem") if (value := getattr(recipe, key)) is not None}
-    return build_network(recipe.name, recipe.num_classes or num_classes, recipe.width, recipe.data_format, **options)
+    return build_network(**_declared(recipe, num_classes))
+
+
+def check_declared_network(recipe: NetworkRecipe) -> None:
+    """Raise RecipeError if no such network can be built, before time is spent on data."""
+    check_network(**_declared(recipe, 10))
 
 
 def read_weights(run: Run, weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -67,6 +72,12 @@ def normalisation(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
     except (KeyError, TypeError, ValueError):
         raise RunError(f"run {run.path}: run.json has no normalisation") from None
     return mean, std
+
+
+def _declared(recipe: NetworkRecipe, num_classes: int) -> dict[str, Any]:
+    """The arguments of `build_network`; what is absent from the recipe is left to the network."""
+    given = {key: value for key, value in dataclasses.asdict(recipe).items() if value is not None}
+    return {"num_classes": num_classes, **given}
 
 
 def _set_weights(network: paddle.nn.Layer, tensors: dict[str, np.ndarray], where: str) -> None:

@@ -9,6 +9,7 @@ runs/<name>/run.json           recipe, data identity, versions, machine, command
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -35,19 +36,6 @@ class Run:
         self.path = Path(path)
         self.model = model
         self.manifest: dict[str, Any] = _read_object(self.path / "run.json")
-
-    @classmethod
-    def create(cls, path: str | Path, manifest: dict[str, Any]) -> Run:
-        """A new run directory with `manifest` as its run.json. Raises RunError where there is a run already."""
-        path = Path(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if (path / "run.json").exists():
-                raise RunError(f"run {path}: exists already; choose another --run-dir, or remove it")
-            write_file(path / "run.json", _json(manifest))
-        except OSError as error:
-            raise RunError(f"run {path}: cannot be written: {error.strerror}") from None
-        return cls(path)
 
     @classmethod
     def newest(cls, folder: str | Path = RUNS) -> Run:
@@ -103,19 +91,43 @@ class Run:
 
 
 @contextmanager
-def run_lock(path: str | Path) -> Iterator[None]:
-    """Hold the run at `path` for this process alone. Raises RunError while another has it."""
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with FileLock(path / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise RunError(
-            f"run {path}: another process is writing to it; wait for it, or choose another --run-dir"
-        ) from None
-    except PermissionError as error:
-        raise RunError(f"run {path}: cannot be written: {error.strerror}") from None
+def started_run(path: Path, manifest: dict[str, Any], model: Any = None) -> Iterator[Run]:
+    """A new run at `path`, held by this process alone; its run.json tells how what happens inside ends.
+
+    Raises RunError where there is a run already, another process is at it, or nothing can be written.
+    """
+    begin = time.perf_counter()
+    with _held(path):
+        free_run_path(path)
+        write_file(path / "run.json", _json({"status": "running", "started": now(), **manifest}))
+        run = Run(path, model)
+
+        def end(status: str, **more: str) -> None:
+            run.update(status=status, ended=now(), seconds=round(time.perf_counter() - begin, 1), **more)
+
+        try:
+            yield run
+        except KeyboardInterrupt:
+            end("interrupted")
+            raise
+        except BaseException as error:
+            end("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        end("finished")
+
+
+def free_run_path(path: str | Path) -> Path:
+    """`path`, if it holds no run yet; else RunError."""
+    if (Path(path) / "run.json").exists():
+        raise RunError(f"run {path}: exists already; choose another run directory, or remove it")
+    return Path(path)
+
+
+def new_run_path(name: str) -> Path:
+    """A fresh directory below `runs/` for a run of the recipe `name`: name and local time, numbered if need be."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
+    return next(path for path in candidates if not path.exists())
 
 
 def now() -> str:
@@ -123,11 +135,20 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
-def unused_path(name: str) -> Path:
-    """A fresh directory below `runs/` for a run of the recipe `name`: name and local time, numbered if need be."""
-    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
-    return next(path for path in candidates if not path.exists())
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"run {path}: another process is writing to it; wait, or choose another run directory") from None
+    except OSError as error:
+        raise RunError(f"run {path}: cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _json(value: dict[str, Any]) -> str:

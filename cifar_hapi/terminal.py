@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import paddle
 from rich.console import Console
 from rich.table import Table
 
@@ -20,10 +19,10 @@ def console(quiet: bool = False, stderr: bool = False) -> Console:
     return Console(quiet=quiet, stderr=stderr, highlight=False, markup=False, soft_wrap=True)
 
 
-def announce(out: Console, run: Run, data: Data, network: paddle.nn.Layer, steps: int) -> None:
+def announce(out: Console, run: Run, data: Data, steps: int) -> None:
     """What is about to be trained, on what, and where it will be found."""
     recipe = run.recipe
-    parameters = sum(parameter.size for parameter in network.parameters() if not parameter.stop_gradient)
+    parameters = sum(parameter.size for parameter in run.model.network.parameters() if not parameter.stop_gradient)
     held_out = f"{len(data.val):,} to validate" if data.val is not None else "none to validate"
     rows = [
         ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
@@ -32,7 +31,7 @@ def announce(out: Console, run: Run, data: Data, network: paddle.nn.Layer, steps
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
         ("run", str(run.path)),
     ]
-    out.print(_grid(rows))
+    _rows(out, rows)
     _say(out, data.note)
 
 
@@ -50,7 +49,7 @@ def summarise(out: Console, run: Run) -> None:
         ("", f"cifar-hapi predict {run.path} IMAGE..."),
     ]
     headline(out, evaluation)
-    out.print(_grid(rows))
+    _rows(out, rows)
 
 
 def headline(out: Console, evaluation: dict[str, Any]) -> None:
@@ -103,8 +102,7 @@ def _say(out: Console, note: str) -> None:
         out.print(note, style="bold yellow")
 
 
-def _grid(rows: list[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    for row in rows:
-        grid.add_row(*row)
-    return grid
+def _rows(out: Console, rows: list[tuple[str, str]]) -> None:
+    """Labelled lines, never broken, so that paths and commands can be copied."""
+    for label, text in rows:
+        out.print(f"{label:9}{text}")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import paddle
 from paddle.callbacks import Callback
 
 from callbacks import Checkpoint, History, Progress, TerminateOnNaN
@@ -19,13 +16,13 @@ from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.evaluation import evaluate_network
-from cifar_hapi.loading import build_declared_network
+from cifar_hapi.loading import build_declared_network, check_declared_network
 from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
 from cifar_hapi.model import Model
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe
-from cifar_hapi.run import Run, now, run_lock, unused_path
+from cifar_hapi.run import Run, free_run_path, new_run_path, now, started_run
 from cifar_hapi.runtime import machine, paddle_session, versions
 
 
@@ -64,27 +61,23 @@ def fit(
     }
     changes = {key: value for key, value in named.items() if value is not None} | overrides
     resolved = recipe.with_overrides(changes) if isinstance(recipe, Recipe) else Recipe.load(recipe, changes)
-    talk = terminal.console(quiet=not verbose)
-    images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
-    path = Path(run_dir) if run_dir is not None else unused_path(resolved.name)
-    with run_lock(path), paddle_session(device, resolved.seed) as device_name:
+    check_declared_network(resolved.network)
+    path = new_run_path(resolved.name) if run_dir is None else free_run_path(run_dir)
+    with paddle_session(device, resolved.seed) as device_name:
+        images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
         model, loaders = build_training(resolved, images)
-        run = Run.create(path, _manifest(resolved, images, device_name))
-        run.model = model
-        terminal.announce(talk, run, images, model.network, len(loaders[0]))
-        with _recorded(run):
+        with started_run(path, _manifest(resolved, images, device_name), model) as run:
+            talk = terminal.console(quiet=not verbose)
+            terminal.announce(talk, run, images, len(loaders[0]))
+            shown = [Progress(console=talk)] if verbose else []
             model.fit(
                 *loaders,
                 epochs=resolved.epochs,
                 eval_freq=resolved.eval_every_epochs,
                 verbose=0,
-                callbacks=[
-                    *([Progress(console=talk)] if verbose else []),
-                    *_callbacks(resolved, run),
-                    *callbacks,
-                ],
+                callbacks=[*shown, *_callbacks(resolved, run), *callbacks],
             )
-            run.save_evaluation(_final_evaluation(resolved, run, images))
+            run.save_evaluation(_final_evaluation(run, images))
     terminal.summarise(talk, run)
     return run
 
@@ -137,8 +130,6 @@ def _callbacks(recipe: Recipe, run: Run) -> list[Callback]:
 def _manifest(recipe: Recipe, data: Data, device: str) -> dict[str, Any]:
     return {
         "format": 1,
-        "status": "running",
-        "started": now(),
         "recipe": recipe.to_dict(),
         "data": data.identity(),
         "seed": recipe.seed,
@@ -151,29 +142,10 @@ def _manifest(recipe: Recipe, data: Data, device: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _recorded(run: Run) -> Iterator[None]:
-    """Write into run.json how the training inside ends, and how long it took."""
-    begin = time.perf_counter()
-
-    def end(status: str, **more: str) -> None:
-        run.update(status=status, ended=now(), seconds=round(time.perf_counter() - begin, 1), **more)
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        end("interrupted")
-        raise
-    except BaseException as error:
-        end("failed", error=f"{type(error).__name__}: {error}")
-        raise
-    end("finished")
-
-
-def _final_evaluation(recipe: Recipe, run: Run, data: Data) -> dict[str, Any]:
-    network: paddle.nn.Layer = run.model.network
+def _final_evaluation(run: Run, data: Data) -> dict[str, Any]:
+    recipe = run.recipe
     result = evaluate_network(
-        network, data.test, data.mean, data.std, recipe.eval_batch_size, recipe.network.data_format
+        run.model.network, data.test, data.mean, data.std, recipe.eval_batch_size, recipe.network.data_format
     )
     step = run.history[-1]["step"]
     return {**result, "data": data.name, "note": data.note, "weights": "latest", "step": step, "when": now()}

@@ -1,4 +1,4 @@
-"""What all tests share: one quiet thread of arithmetic, and the way to the real CIFAR-10."""
+"""What all tests share: a cache folder of their own, a small data set, and the way to the real CIFAR-10."""
 
 from __future__ import annotations
 
@@ -7,7 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from cifar_hapi.data.synthetic import write_synthetic
+
 REAL_DATA = Path(os.environ.get("CIFAR_HAPI_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory) -> Path:
+    """The user's cache folder and settings are out of reach, for child processes too."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    os.environ.pop("CIFAR_HAPI_DATA", None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_cifar(tmp_path_factory) -> Path:
+    """A folder that holds 600 training and 120 test images in the official format; not to be written to."""
+    folder = tmp_path_factory.mktemp("small")
+    write_synthetic(folder, train=600, test=120)
+    return folder
 
 
 @pytest.fixture(scope="session")

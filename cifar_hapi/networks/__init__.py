@@ -1,5 +1,5 @@
 """Networks for CIFAR-sized images, built by name."""
 
-from cifar_hapi.networks.registry import build_network, network_names
+from cifar_hapi.networks.registry import build_network, check_network, network_names
 
-__all__ = ["build_network", "network_names"]
+__all__ = ["build_network", "check_network", "network_names"]

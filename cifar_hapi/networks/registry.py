@@ -80,20 +80,27 @@ def build_network(
     options: shortcut="A" or "B" for the CIFAR ResNets; stem="cifar" or "imagenet" for resnet18, 34 and 50.
     Weights follow `paddle.seed`. Raises RecipeError for what cannot be built.
     """
-    if name not in NETWORKS:
-        raise RecipeError(f"network.name = {name!r} is not a known network; {_nearest(name, NETWORKS)}")
+    check_network(name, num_classes, width, data_format, **options)
     network = NETWORKS[name]
-    _check_count("num_classes", num_classes)
-    if width is not None:
-        _check_count("width", width)
-    _check_choice("data_format", data_format, ("NCHW", "NHWC"))
-    _check_options(name, network, options)
     return network.build(
         num_classes=num_classes,
         width=network.width if width is None else width,
         data_format=data_format,
         **options,
     )
+
+
+def check_network(
+    name: str, num_classes: int = 10, width: int | None = None, data_format: str = "NCHW", **options: str
+) -> None:
+    """Raise RecipeError, naming the key, if `build_network` could not build this."""
+    if name not in NETWORKS:
+        raise RecipeError(f"network.name = {name!r} is not a known network; {_nearest(name, NETWORKS)}")
+    _check_count("num_classes", num_classes)
+    if width is not None:
+        _check_count("width", width)
+    _check_choice("data_format", data_format, ("NCHW", "NHWC"))
+    _check_options(name, NETWORKS[name], options)
 
 
 def _check_options(name: str, network: Network, options: Mapping[str, Any]) -> None:

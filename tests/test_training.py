@@ -1,0 +1,245 @@
+"""fit(): from a recipe to a run directory that says what happened."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import paddle
+import pytest
+from filelock import FileLock
+from paddle.callbacks import Callback
+from small_training import small_fit
+
+from callbacks import NonFiniteLoss
+from cifar_hapi import DataError, Recipe, RecipeError, Run, RunError, fit, load
+
+
+@pytest.fixture(scope="module")
+def run(small_cifar, tmp_path_factory):
+    return small_fit(small_cifar, tmp_path_factory.mktemp("runs") / "first")
+
+
+def weights_of(model):
+    return {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+def test_the_run_directory_holds_what_the_design_says(run):
+    names = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
+    steps = {record["step"] for record in run.history}
+    folders = {f"checkpoints/step-{step:08d}" for step in steps}
+    parts = {
+        f"{folder}/{part}" for folder in folders for part in ("weights.safetensors", "state.json", "MANIFEST.json")
+    }
+    others = {"run.json", "history.jsonl", "history.csv", "evaluation.json", "checkpoints/latest", "checkpoints/best"}
+    assert names - {".lock"} == parts | others
+
+
+def test_run_json_says_what_was_trained_on_what_and_where(run):
+    manifest = json.loads((run.path / "run.json").read_text())
+    assert manifest["status"] == "finished" and manifest["seconds"] > 0 and manifest["started"] < manifest["ended"]
+    assert Recipe.from_dict(manifest["recipe"]) == run.recipe and run.recipe.network.width == 2
+    assert manifest["versions"]["paddle"] == paddle.__version__
+    assert {name: part["images"] for name, part in manifest["data"]["parts"].items()} == {
+        "train": 540,
+        "val": 60,
+        "test": 120,
+    }
+    assert all(re.fullmatch("[0-9a-f]{64}", part["sha256"]) for part in manifest["data"]["parts"].values())
+    assert manifest["device"] == "cpu" and manifest["seed"] == 0 and manifest["engine"] == "native"
+
+
+def test_history_has_a_line_an_epoch_with_validation(run):
+    assert [record["epoch"] for record in run.history] == [1, 2]
+    assert all(0 <= record["eval_acc"] <= 1 and record["eval_loss"] > 0 for record in run.history)
+
+
+def test_the_model_is_ready_to_go_on(run):
+    before = weights_of(run.model)
+    images = np.zeros((4, 3, 32, 32), "float32")
+    run.model.train_batch([images], [np.array([0, 1, 2, 3])])
+    changed = weights_of(run.model)
+    assert any(not np.array_equal(before[name], changed[name]) for name in before)
+    run.model.network.set_state_dict(before)
+
+
+def test_saved_weights_are_those_of_the_model(run):
+    assert_same(weights_of(load(run)), weights_of(run.model))
+    best = max(run.history, key=lambda record: record["eval_acc"])
+    assert run.checkpoints.read(run.checkpoints.labelled("best"))[1]["epoch"] == best["epoch"]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_cifar, tmp_path, run):
+    again = small_fit(small_cifar, tmp_path / "again")
+    assert_same(weights_of(load(again)), weights_of(load(run)))
+    other = small_fit(small_cifar, tmp_path / "other", seed=1)
+    name = "head.weight"
+    assert not np.array_equal(weights_of(other.model)[name], weights_of(run.model)[name])
+
+
+def test_channels_last_trains_as_channels_first_does(small_cifar, tmp_path, run):
+    other = small_fit(small_cifar, tmp_path / "nhwc", epochs=1, **{"network.data_format": "NHWC"})
+    first = small_fit(small_cifar, tmp_path / "nchw", epochs=1)
+    assert other.history[0]["loss"] == pytest.approx(first.history[0]["loss"], rel=1e-2)
+
+
+def test_without_validation_images_nothing_is_called_best(small_cifar, tmp_path):
+    run = small_fit(small_cifar, tmp_path / "all", epochs=1, **{"data.val_fraction": 0.0})
+    assert "eval_acc" not in run.history[0] and run.manifest["data"]["parts"]["train"]["images"] == 600
+    with pytest.raises(RunError, match="has no best weights"):
+        load(run, "best")
+
+
+def test_a_run_that_exists_is_not_touched(run, small_cifar):
+    before = (run.path / "run.json").read_bytes()
+    with pytest.raises(RunError, match="exists already"):
+        small_fit(small_cifar, run.path)
+    assert (run.path / "run.json").read_bytes() == before
+
+
+def test_a_run_that_another_process_holds_is_left_alone(small_cifar, tmp_path):
+    (tmp_path / "held").mkdir()
+    with FileLock(tmp_path / "held" / ".lock"), pytest.raises(RunError, match="another process"):
+        small_fit(small_cifar, tmp_path / "held")
+    assert not (tmp_path / "held" / "run.json").exists()
+
+
+def test_a_run_directory_that_cannot_be_is_an_error(small_cifar, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        small_fit(small_cifar, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ({"network.name": "resnt20"}, RecipeError, "network.name = 'resnt20'"),
+        ({"network.stem": "imagenet"}, RecipeError, "network.stem"),
+        ({"optimizer.lrr": 1}, RecipeError, "did you mean optimizer.lr?"),
+        ({"device": "gpu:77"}, RecipeError, "device 'gpu:77'"),
+        ({"device": "tpu"}, RecipeError, "expected auto, cpu, gpu or gpu:N"),
+        ({"data": "no/such/folder"}, DataError, "no/such/folder"),
+        ({"data": "cifar100"}, DataError, "cifar100"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_run(small_cifar, tmp_path, monkeypatch, overrides, error, message):
+    monkeypatch.setattr("cifar_hapi.data.sources.fetch", unreachable)
+    with pytest.raises(error, match=re.escape(message)):
+        small_fit(small_cifar, tmp_path / "run", **overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def unreachable(archive, folder, progress):
+    raise DataError(f"{archive.file_name}: no mirror answers (cifar100)")
+
+
+def test_ctrl_c_leaves_a_readable_run_marked_interrupted(small_cifar, tmp_path):
+    class CtrlC(Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(small_cifar, tmp_path / "run", epochs=3, callbacks=[CtrlC()])
+    run = Run(tmp_path / "run")
+    assert run.status == "interrupted" and run.evaluation is None
+    assert [record["epoch"] for record in run.history] == [1]
+    assert weights_of(load(run)).keys()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_last_loss(small_cifar, tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+, learning rate .*, last finite loss"):
+        small_fit(small_cifar, tmp_path / "run", **{"optimizer.lr": 1e30, "schedule.name": "constant"})
+    run = Run(tmp_path / "run")
+    assert run.status == "failed" and run.manifest["error"].startswith("NonFiniteLoss: the loss is")
+
+
+def test_nothing_is_printed_and_no_global_state_is_left_behind(small_cifar, tmp_path, capfd):
+    paddle.seed(123)
+    expected = paddle.rand([3]).numpy()
+    paddle.seed(123)
+    device = paddle.get_device()
+    small_fit(small_cifar, tmp_path / "run", epochs=1)
+    assert capfd.readouterr() == ("", "")
+    assert paddle.get_device() == device
+    np.testing.assert_array_equal(paddle.rand([3]).numpy(), expected)
+
+
+def test_verbose_tells_data_network_epochs_result_and_what_next(small_cifar, tmp_path, capsys):
+    run = small_fit(small_cifar, tmp_path / "run", verbose=1)
+    text = capsys.readouterr().out
+    expected = [
+        "540 images to train on, 60 to validate, 120 to test",
+        "plain20",
+        "epoch 2/2",
+        f"test top-1 {run.evaluation['top1']:.2%}",
+        "120 images",
+        "the last weights",
+        "best",
+        f"cifar-hapi evaluate {run.path}",
+    ]
+    assert [part for part in expected if part not in " ".join(text.split("\n"))] == []
+
+
+def test_a_recipe_object_and_callbacks_of_ones_own_are_taken(small_cifar, tmp_path):
+    seen = []
+
+    class Mine(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append((epoch, sorted(logs)))
+
+    recipe = Recipe.load("quick", {"data.limit": 200})
+    run = small_fit(small_cifar, tmp_path / "run", recipe=recipe, epochs=1, callbacks=[Mine()])
+    assert seen == [(0, ["acc", "eval_acc", "eval_loss", "loss"])]
+    assert run.manifest["data"]["parts"]["train"]["images"] == 180
+
+
+def test_runs_without_a_name_get_one_each(small_cifar, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [small_fit(small_cifar, None, epochs=1, **{"data.limit": 120}) for _ in range(2)]
+    assert all(re.fullmatch(r"runs/quick-\d{8}-\d{6}(-\d+)?", str(run.path)) for run in runs)
+    assert Run.newest().path == runs[1].path != runs[0].path
+
+
+def test_fewer_images_than_a_batch_are_a_batch_of_their_own(small_cifar, tmp_path):
+    run = small_fit(small_cifar, tmp_path / "run", epochs=1, batch_size=1000)
+    assert run.history[0]["step"] == 1
+
+
+def test_an_image_folder_is_trained_on(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
+    (tmp_path / "pets" / "dog" / "broken.png").write_bytes(b"no image")
+    run = small_fit(None, tmp_path / "run", data=str(tmp_path / "pets"), epochs=1, batch_size=8)
+    assert run.manifest["data"]["class_names"] == ["cat", "dog"]
+    assert "1 unreadable" in run.manifest["data"]["note"] and "broken.png" in run.evaluation["note"]
+    assert run.model.network(paddle.zeros([1, 3, 32, 32])).shape == [1, 2]
+
+
+@pytest.mark.real_data
+def test_real_cifar10_is_trained_on_and_evaluated_whole(cifar10_folder, tmp_path):
+    run = fit(
+        "quick",
+        data="cifar10",
+        data_dir=cifar10_folder,
+        run_dir=tmp_path / "run",
+        epochs=1,
+        verbose=0,
+        batch_size=32,
+        **{"network.width": 4, "data.limit": 2560},
+    )
+    assert run.evaluation["images"] == 10_000 and run.evaluation["note"] == ""
+    assert 0.15 < run.evaluation["top1"] < 0.6
