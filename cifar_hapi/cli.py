@@ -239,9 +239,9 @@ def verify(source: str, data_dir: Path | None, as_json: bool, quiet: bool) -> No
     )
     identity = found.identity()
     if as_json:
-        click.echo(json.dumps(identity, indent=1))
+        click.echo(json.dumps(identity.to_dict(), indent=1))
         return
     click.echo(f"{found.name}: {found.source}" + (f"\n{found.note}" if found.note else ""))
-    for part, about in identity["parts"].items():
-        click.echo(f"{part:5} {about['images']:6,} images  sha256 {about['sha256']}")
+    for part, about in identity.parts.items():
+        click.echo(f"{part:5} {about.images:6,} images  sha256 {about.sha256}")
     click.echo(f"mean {found.mean}\nstd  {found.std}\nclasses: {', '.join(found.train.class_names)}")

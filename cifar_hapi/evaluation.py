@@ -13,7 +13,7 @@ from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.errors import DataError
-from cifar_hapi.loading import Weights, load, normalisation, read_weights
+from cifar_hapi.loading import Weights, load, read_weights
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK
 from cifar_hapi.model import Model
@@ -48,7 +48,8 @@ def evaluate(
         result = evaluate_network(
             model.network,
             test,
-            *normalisation(run),
+            run.data.mean,
+            run.data.std,
             batch_size=batch_size or run.recipe.eval_batch_size,
             data_format=run.recipe.network.data_format,
         )
@@ -87,15 +88,15 @@ def evaluate_network(
 
 def _test_images(run: Run, source: str | None, data_dir: str | None) -> tuple[ImageSet, str, str]:
     """The test images, the name of their set, and what must be said of it."""
-    recorded = run.manifest["data"]
-    overrides = {"data.source": source or recorded["name"]} | ({"data.dir": data_dir} if data_dir else {})
+    recorded = run.data
+    overrides = {"data.source": source or recorded.name} | ({"data.dir": data_dir} if data_dir else {})
     recipe = run.recipe.with_overrides(overrides)
     data = open_data(recipe.data, recipe.seed)
-    if source is None and data.test.sha256() != recorded["parts"]["test"]["sha256"]:
+    if source is None and data.test.sha256() != recorded.parts["test"].sha256:
         raise DataError(
             f"{data.source}: not the test set that run {run.path} recorded; "
             f"to evaluate on it all the same, pass --data {data.name}"
         )
-    if list(data.test.class_names) != recorded["class_names"]:
+    if data.test.class_names != recorded.class_names:
         raise DataError(f"{data.source}: its classes are not those of run {run.path}")
     return data.test, data.name, data.note

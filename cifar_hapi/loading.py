@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from callbacks import CheckpointError
-from cifar_hapi.errors import RunError
+from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import TopK
 from cifar_hapi.model import Model
@@ -28,7 +28,10 @@ def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
     """
     run = run if isinstance(run, Run) else Run(run)
     tensors, _ = read_weights(run, weights)
-    network = build_declared_network(run.recipe.network, len(class_names(run)))
+    try:
+        network = build_declared_network(run.recipe.network, len(run.data.class_names))
+    except RecipeError as error:
+        raise RunError(f"run {run.path}: {error}") from None
     _set_weights(network, tensors, str(run.path))
     model = Model(network)
     model.prepare(loss=CrossEntropy(), metrics=[TopK()])
@@ -54,24 +57,6 @@ def read_weights(run: Run, weights: Weights) -> tuple[dict[str, np.ndarray], dic
         return run.checkpoints.read(name)
     except CheckpointError as error:
         raise RunError(f"run {run.path}: {error}") from None
-
-
-def class_names(run: Run) -> list[str]:
-    """The names of the classes that the run was trained to tell apart."""
-    names = run.manifest.get("data", {}).get("class_names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RunError(f"run {run.path}: run.json names no classes")
-    return names
-
-
-def normalisation(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel, in [0, 1], that the run's images were normalised by."""
-    data = run.manifest.get("data", {})
-    try:
-        mean, std = (tuple(float(value) for value in data[key]) for key in ("mean", "std"))
-    except (KeyError, TypeError, ValueError):
-        raise RunError(f"run {run.path}: run.json has no normalisation") from None
-    return mean, std
 
 
 def _declared(recipe: NetworkRecipe, num_classes: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cifar_hapi.data.folder import list_images, read_image
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.errors import DataError
-from cifar_hapi.loading import Weights, class_names, load, normalisation
+from cifar_hapi.loading import Weights, load
 from cifar_hapi.metrics import softmax
 from cifar_hapi.run import Run
 from cifar_hapi.runtime import paddle_session
@@ -69,10 +69,11 @@ def predict(
     run = run if isinstance(run, Run) else Run(run)
     recipe = run.recipe
     array, sources = _as_array(images, recipe.data.image_size)
-    names = tuple(class_names(run))
+    names = run.data.class_names
     unlabelled = ImageSet(array, np.zeros(len(array), dtype=np.int64), names)
-    mean, std = normalisation(run)
-    loader = BatchLoader(unlabelled, batch_size, mean=mean, std=std, data_format=recipe.network.data_format)
+    loader = BatchLoader(
+        unlabelled, batch_size, mean=run.data.mean, std=run.data.std, data_format=recipe.network.data_format
+    )
     with paddle_session(device):
         (logits,) = load(run, weights).predict(loader, stack_outputs=True, verbose=0)
     probabilities = softmax(logits)

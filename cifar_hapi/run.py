@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from callbacks import CheckpointFolder, read_history
 from callbacks.durable import write_file
+from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.recipe import Recipe
 
@@ -56,6 +58,16 @@ class Run:
             raise RunError(f"run {self.path}: run.json has no recipe ({error})") from None
         except RecipeError as error:
             raise RunError(f"{error} (written by another version?)") from None
+
+    @property
+    def data(self) -> DataIdentity:
+        """The data that the run was made with."""
+        try:
+            return TypeAdapter(DataIdentity).validate_python(self.manifest.get("data"))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, ("data", *first["loc"])))
+            raise RunError(f"run {self.path}: run.json: {key}: {first['msg'].lower()}") from None
 
     @property
     def status(self) -> str:

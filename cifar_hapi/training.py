@@ -131,7 +131,7 @@ def _manifest(recipe: Recipe, data: Data, device: str) -> dict[str, Any]:
     return {
         "format": 1,
         "recipe": recipe.to_dict(),
-        "data": data.identity(),
+        "data": data.identity().to_dict(),
         "seed": recipe.seed,
         "device": device,
         "engine": "native",

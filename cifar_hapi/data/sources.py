@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from cifar_hapi.data.archives import find_cifar, read_cifar
 from cifar_hapi.data.download import ARCHIVES, fetch
 from cifar_hapi.data.folder import read_image_folder
+from cifar_hapi.data.identity import DataIdentity, PartIdentity
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.normalisation import channel_statistics
 from cifar_hapi.data.split import stratified_split
@@ -40,20 +41,18 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def identity(self) -> dict[str, Any]:
-        """What run.json records: counts and SHA-256 of each part, to tell whether another run saw the same."""
+    def identity(self) -> DataIdentity:
+        """What run.json records, so that another run can tell whether it saw the same."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
-        return {
-            "name": self.name,
-            "source": self.source,
-            "note": self.note,
-            "class_names": list(self.train.class_names),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "parts": {
-                key: {"images": len(part), "sha256": part.sha256()} for key, part in parts.items() if part is not None
-            },
-        }
+        return DataIdentity(
+            name=self.name,
+            source=self.source,
+            note=self.note,
+            class_names=self.train.class_names,
+            mean=self.mean,
+            std=self.std,
+            parts={key: PartIdentity(len(part), part.sha256()) for key, part in parts.items() if part is not None},
+        )
 
 
 def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data:
