@@ -23,15 +23,15 @@ _MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "
 def prepare_process() -> None:
     """Set what Paddle reads when it loads: threads, MKL's dispatch, glibc's allocator; for the command line only.
 
-    What the user has set in the environment stays. On 2 Zen-4 cores these take a ResNet-20 step of stock Paddle from
-    66-86 to about 160 images/s (benchmarks/process_settings.py).
+    What the user has set in the environment stays. benchmarks/process_settings.py measures what this gains.
     """
     if "paddle" in sys.modules:
         raise RuntimeError("prepare_process() must run before paddle is imported")
-    threads = str(usable_cores())
-    os.environ.setdefault("OMP_NUM_THREADS", threads)
-    os.environ.setdefault("FLAGS_paddle_num_threads", os.environ["OMP_NUM_THREADS"])
+    # OMP_NUM_THREADS itself is left alone: Paddle complains of any value but 1, and it adds nothing.
+    threads = os.environ.get("OMP_NUM_THREADS", str(usable_cores()))
+    os.environ.setdefault("FLAGS_paddle_num_threads", threads)
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own start-up messages
+    warnings.filterwarnings("ignore", message="No ccache found")
     if platform.machine() in ("x86_64", "AMD64") and _cpu_vendor() != "GenuineIntel":
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # else the wheel's MKL of 2019 takes its slow path
     _keep_freed_memory()

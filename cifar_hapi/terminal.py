@@ -77,12 +77,12 @@ def show_evaluation(out: Console, evaluation: dict[str, Any]) -> None:
 
 
 def show_predictions(out: Console, predictions: Predictions, top: int = 3) -> None:
-    """A line an image: its class, and the `top` most probable ones."""
-    table = Table("image", "class", "probabilities", box=None, pad_edge=False)
-    for source, name, row in zip(predictions.sources, predictions.names, predictions.probabilities, strict=True):
-        order = row.argsort()[::-1][:top]
-        table.add_row(source, name, ", ".join(f"{predictions.class_names[place]} {row[place]:.1%}" for place in order))
-    out.print(table)
+    """A line an image: its class and file, then the runners-up; never broken, so that paths can be copied."""
+    width = max(map(len, predictions.class_names))
+    for source, row in zip(predictions.sources, predictions.probabilities, strict=True):
+        first, *others = row.argsort()[::-1][:top]
+        rest = ", ".join(f"{predictions.class_names[place]} {row[place]:.1%}" for place in others)
+        out.print(f"{predictions.class_names[first]:{width}} {row[first]:6.1%}  {source}  ({rest})")
 
 
 def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:

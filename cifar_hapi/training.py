@@ -75,7 +75,7 @@ def fit(
                 epochs=resolved.epochs,
                 eval_freq=resolved.eval_every_epochs,
                 verbose=0,
-                callbacks=[*shown, *_callbacks(resolved, run), *callbacks],
+                callbacks=[*_callbacks(resolved, run), *callbacks, *shown],  # what is shown is on disk
             )
             run.save_evaluation(_final_evaluation(run, images))
     terminal.summarise(talk, run)

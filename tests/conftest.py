@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from cifar_hapi.data.synthetic import write_synthetic
+from small_training import write_small_cifar
 
 REAL_DATA = Path(os.environ.get("CIFAR_HAPI_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -25,7 +24,7 @@ def cache(tmp_path_factory) -> Path:
 def small_cifar(tmp_path_factory) -> Path:
     """A folder that holds 600 training and 120 test images in the official format; not to be written to."""
     folder = tmp_path_factory.mktemp("small")
-    write_synthetic(folder, train=600, test=120)
+    write_small_cifar(folder)
     return folder
 
 

@@ -7,12 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from small_training import small_fit
+from small_training import small_fit, write_small_cifar
 
 from cifar_hapi import DataError, Run, RunError, evaluate, predict
 from cifar_hapi.data.archives import read_cifar
 from cifar_hapi.data.loader import BatchLoader
-from cifar_hapi.data.synthetic import write_synthetic
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import TopK
 from cifar_hapi.model import Model
@@ -79,7 +78,7 @@ def test_the_best_weights_are_asked_for_by_name(run, recorded):
 
 
 def test_another_test_set_is_refused_unless_asked_for(run, tmp_path):
-    write_synthetic(tmp_path, train=50, test=60, seed=5)
+    write_small_cifar(tmp_path, train=50, test=60, seed=5)
     with pytest.raises(DataError, match="not the test set that run"):
         evaluate(run, data_dir=tmp_path)
     assert evaluate(run, data="cifar10", data_dir=tmp_path)["images"] == 60

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
+
 @dataclass(frozen=True)
 class PartIdentity:
     """How many images a part has, and the SHA-256 over its pixels and labels."""

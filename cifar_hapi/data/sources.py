@@ -15,7 +15,7 @@ from cifar_hapi.data.identity import DataIdentity, PartIdentity
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.normalisation import channel_statistics
 from cifar_hapi.data.split import stratified_split
-from cifar_hapi.data.synthetic import write_synthetic
+from cifar_hapi.data.synthetic import CLASS_NAMES, write_synthetic
 from cifar_hapi.errors import DataError, RecipeError
 from cifar_hapi.recipe import DataRecipe
 from cifar_hapi.runtime import cache_folder, data_folders
@@ -91,13 +91,14 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
             return _read_synthetic(
                 f"CIFAR-10 is not here, so these are generated images: no result here is a CIFAR result. ({error})"
             )
-    return name, str(place), "", *read_cifar(place, name)
+    train, test = read_cifar(place, name)
+    if train.class_names == CLASS_NAMES:
+        raise DataError(f"{place}: holds the generated set, not CIFAR; to train on it, say --data synthetic")
+    return name, str(place), "", train, test
 
 
 def _read_synthetic(note: str) -> tuple[str, str, str, ImageSet, ImageSet]:
-    place = cache_folder() / "synthetic"
-    if find_cifar(place, "cifar10") is None:
-        write_synthetic(place)
+    place = write_synthetic(cache_folder() / "synthetic")  # at once where it is there already
     return "synthetic", str(place), note, *read_cifar(place, "cifar10")
 
 

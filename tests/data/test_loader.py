@@ -162,9 +162,7 @@ def test_two_iterations_at_once_do_not_disturb_each_other():
 
 def test_mean_and_std_are_applied_to_each_channel_and_cutout_becomes_zero():
     image_set = numbered(6)
-    loader = BatchLoader(
-        image_set, 6, augmentation=Augmentation(cutout=100), mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3)
-    )
+    loader = BatchLoader(image_set, 6, augmentation=Augmentation(cutout=100), mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3))
     plain = BatchLoader(image_set, 6, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3), data_format="NHWC")
 
     np.testing.assert_allclose(loader.batch(0, 0)[0], 0, atol=1e-6)

@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 from cifar_hapi.data.normalisation import channel_statistics, normalise
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-EVERY_VALUE = np.stack([np.roll(np.arange(256, dtype=np.uint8), k) for k in (0, 85, 170)], -1).reshape(
-    2, 8, 16, 3
-)
+EVERY_VALUE = np.stack([np.roll(np.arange(256, dtype=np.uint8), k) for k in (0, 85, 170)], -1).reshape(2, 8, 16, 3)
 
 
 @pytest.mark.parametrize("data_format", ["NCHW", "NHWC"])

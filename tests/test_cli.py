@@ -1,0 +1,208 @@
+"""The command line: what it prints, and what it answers with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_training import TINY, small_fit
+
+from cifar_hapi import Run
+from cifar_hapi.cli import run_command
+from cifar_hapi.recipe import recipe_names, recipe_text
+
+TINY_ARGUMENTS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Run a command line in this process, in an empty folder: exit code, output, errors."""
+    monkeypatch.setattr("cifar_hapi.cli.prepare_process", lambda: None)  # Paddle is loaded already
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = run_command([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(small_cifar, tmp_path_factory):
+    return small_fit(small_cifar, tmp_path_factory.mktemp("runs") / "run", epochs=1)
+
+
+def test_train_then_evaluate_the_newest_run(command, small_cifar):
+    options = ("--data", "cifar10", "--data-dir", small_cifar, "--epochs", 1, "--batch-size", 100, "--seed", 3)
+    code, out, err = command("train", "quick", *options, *TINY_ARGUMENTS)
+    assert (code, err) == (0, "")
+    trained = Run.newest()
+    assert f"cifar-hapi evaluate {trained.path}" in out
+    headline = f"test top-1 {trained.evaluation['top1']:.2%}"
+    assert headline in out and trained.recipe.seed == 3 and trained.recipe.batch_size == 100
+    code, out, err = command("evaluate")
+    assert (code, err) == (0, "") and headline in out and f"run: {trained.path}" in out
+    assert command("evaluate", trained.path, "--quiet")[1].startswith(headline)
+
+
+def test_evaluate_prints_json_alone(command, run):
+    code, out, err = command("evaluate", run.path, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["top1"] == run.evaluation["top1"]
+
+
+def test_evaluate_shows_every_class(command, run):
+    out = command("evaluate", run.path)[1]
+    assert [name for name in run.data.class_names if name not in out] == []
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.fromarray(np.full((32, 32, 3), 90, "uint8")).save(tmp_path / "grey.png")
+    return tmp_path / "grey.png"
+
+
+def test_predict_as_a_table_as_json_and_as_csv(command, run, picture):
+    code, table, _ = command("predict", run.path, picture)
+    assert code == 0
+    (record,) = json.loads(command("predict", run.path, picture, "--json")[1])
+    (row,) = csv.DictReader(io.StringIO(command("predict", run.path, picture, "--csv")[1]))
+    assert record["class"] == row["class"] and record["class"] in table and "grey.png" in table
+    assert {name: float(row[name]) for name in run.data.class_names} == pytest.approx(record["probabilities"])
+
+
+def test_recipes_are_listed_and_printed(command):
+    lines = command("recipes")[1].splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert command("recipes", "resnet20")[1] == recipe_text("resnet20")
+    assert [recipe["name"] for recipe in json.loads(command("recipes", "--json")[1])] == recipe_names()
+
+
+def test_data_is_verified(command, small_cifar):
+    code, out, _ = command("data", "verify", "cifar10", "--data-dir", small_cifar)
+    assert code == 0 and "600 images" in out and "120 images" in out
+    parts = json.loads(command("data", "verify", "cifar10", "--data-dir", small_cifar, "--json")[1])["parts"]
+    assert parts["train"]["sha256"] in out
+
+
+@pytest.mark.parametrize("name", ["", "train", "evaluate", "predict", "recipes", "data", "data fetch", "data verify"])
+def test_every_command_has_help_with_an_example(command, name):
+    code, out, _ = command(*name.split(), "--help")
+    assert code == 0
+    assert "cifar-hapi " in out or name == "data"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "quik"], 2, "error: no recipe is called 'quik'; did you mean quick?"),
+        (["train", "--set", "optimizer.lrr=1"], 2, "did you mean optimizer.lr?"),
+        (["train", "--set", "epochs"], 2, "expected KEY=VALUE"),
+        (["train", "--epochs", "x"], 2, "'x' is not a valid integer"),
+        (["train", "--epochs", "0"], 2, "epochs = 0"),
+        (["train", "--engine", "warp"], 2, "engine = 'warp'"),
+        (["train", "--device", "gpu:9"], 2, "device 'gpu:9'"),
+        (["train", "--data", "nowhere"], 3, "'nowhere' is neither"),
+        (["trian"], 2, "No such command 'trian'"),
+        (["evaluate"], 4, "no run in runs/: train one first"),
+        (["evaluate", "nowhere"], 4, "nowhere is no run"),
+        (["predict", "nowhere", "x.png"], 4, "nowhere is no run"),
+        (["predict", "nowhere"], 2, "Missing argument"),
+        (["recipes", "none"], 2, "no recipe is called 'none'"),
+        (["data", "fetch", "mnist"], 2, "'mnist' is not one of"),
+        (["data", "verify", "nowhere"], 3, "'nowhere' is neither"),
+    ],
+)
+def test_mistakes_are_one_line_on_standard_error_with_their_exit_code(command, arguments, code, message):
+    found, out, err = command(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err and "Traceback" not in err
+    assert len(err.splitlines()) == 1 or err.startswith("Usage:")
+
+
+def test_predict_names_the_file_it_cannot_read(command, run, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    code, out, err = command("predict", run.path, tmp_path / "broken.png")
+    assert (code, out) == (3, "") and "broken.png" in err
+    assert command("predict", run.path, "a.png", "--json", "--csv")[0] == 2
+
+
+def test_debug_shows_the_traceback(command):
+    with pytest.raises(Exception, match="nowhere is no run"):
+        command("evaluate", "nowhere", "--debug")
+
+
+def test_a_diverging_training_is_exit_code_1(command, small_cifar):
+    wild = ("--set", "optimizer.lr=1e30", "--set", "schedule.name=constant", "--epochs", 1, "--run-dir", "wild")
+    code, _, err = command("train", "--data", "cifar10", "--data-dir", small_cifar, *wild, *TINY_ARGUMENTS)
+    assert code == 1 and err.startswith("error: the loss is ") and Run("wild").status == "failed"
+
+
+def program(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "cifar_hapi", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_ctrl_c_ends_with_130_and_a_readable_run(small_cifar, tmp_path):
+    options = ("--data", "cifar10", "--data-dir", small_cifar, "--epochs", 100_000, "--run-dir", tmp_path / "run")
+    process = program("train", *options, *TINY_ARGUMENTS)
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.splitlines()[-1] == "interrupted" and "Traceback" not in err
+    run = Run(tmp_path / "run")
+    assert run.status == "interrupted" and len(run.history) >= 2
+
+
+def test_the_program_starts_quietly_and_changes_no_other_process(small_cifar, tmp_path):
+    options = ("--data", "cifar10", "--data-dir", small_cifar, "--epochs", 1, "--run-dir", tmp_path / "run", "--quiet")
+    out, err = program("train", *options, *TINY_ARGUMENTS).communicate(timeout=120)
+    assert (out, err) == ("", "")
+    assert Run(tmp_path / "run").manifest["machine"]["cores"] >= 1
+
+
+SETTINGS = ("OMP_NUM_THREADS", "FLAGS_paddle_num_threads", "MKL_DEBUG_CPU_TYPE", "GLOG_minloglevel")
+
+
+def settings_after(code, **environment):
+    script = f"{code}; import os, json; print(json.dumps({{name: os.environ.get(name) for name in {SETTINGS}}}))"
+    clean = {key: value for key, value in os.environ.items() if key not in SETTINGS}
+    out = subprocess.run(
+        [sys.executable, "-c", script], env=clean | environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(out.stdout)
+
+
+def test_importing_the_package_changes_nothing():
+    assert set(settings_after("import sys, cifar_hapi; assert 'paddle' not in sys.modules").values()) == {None}
+
+
+def test_the_command_prepares_its_process_and_the_user_wins():
+    prepare = "from cifar_hapi.runtime import prepare_process; prepare_process()"
+    assert settings_after(prepare)["FLAGS_paddle_num_threads"] == str(len(os.sched_getaffinity(0)))
+    assert settings_after(prepare, FLAGS_paddle_num_threads="7")["FLAGS_paddle_num_threads"] == "7"
+
+
+def test_without_paddle_one_sentence_says_what_to_install():
+    hidden = "import sys; sys.modules['paddle'] = None; import importlib.util as u; real = u.find_spec; "
+    hidden += "u.find_spec = lambda name, *rest: None if name == 'paddle' else real(name, *rest); import cifar_hapi"
+    found = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
+    assert found.stderr.splitlines()[-1] == (
+        "ImportError: cifar-hapi needs Paddle: pip install 'cifar-hapi[cpu]', "
+        "or 'cifar-hapi[gpu]' on a machine with an NVIDIA GPU"
+    )
