@@ -134,7 +134,7 @@ def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> No
     found = Run(run) if run else Run.newest()
     if not (as_json or quiet):
         click.echo(f"run: {found.path}")
-    evaluation = evaluate_run(found, **options)
+    evaluation = evaluate_run(found, verbose=0 if quiet else 1, **options)
     if as_json:
         click.echo(json.dumps(evaluation, indent=1))
     else:

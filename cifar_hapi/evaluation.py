@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import paddle
+from rich.console import Console
+from rich.progress import track
 
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.errors import DataError
-from cifar_hapi.loading import Weights, load, read_weights
+from cifar_hapi.loading import Weights, checkpoint_step, load
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK
 from cifar_hapi.model import Model
@@ -29,12 +31,13 @@ def evaluate(
     data_dir: str | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    verbose: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a run on all images of its test set, each exactly once; also written to its evaluation.json.
 
     weights: "latest", or "best" by the validation split. data: another source than the run's own; it must have the same
     classes. data_dir: where its data is looked for. batch_size: the recipe's `eval_batch_size` if absent; it does not
-    matter to the result.
+    matter to the result. verbose: 1 shows a bar on a terminal.
 
     Returns `loss` (mean cross-entropy, natural logarithm), `top1`, `top5` (in [0, 1]), `per_class` (name -> accuracy),
     `confusion` (lists [C][C], row = label), `calibration` (`ece`, `bins`), `images`, `data`, `note`, `weights`, `step`.
@@ -45,16 +48,35 @@ def evaluate(
     with paddle_session(device):
         model = load(run, weights)
         test, name, note = _test_images(run, data, data_dir)
-        result = evaluate_network(
-            model.network,
-            test,
-            run.data.mean,
-            run.data.std,
-            batch_size=batch_size or run.recipe.eval_batch_size,
-            data_format=run.recipe.network.data_format,
+        return record_evaluation(
+            run, model.network, test, weights=weights, data=name, note=note, batch_size=batch_size, verbose=verbose
         )
-    step = read_weights(run, weights)[1].get("step")
-    evaluation = {**result, "data": name, "note": note, "weights": weights, "step": step, "when": now()}
+
+
+def record_evaluation(
+    run: Run,
+    network: paddle.nn.Layer,
+    test: ImageSet,
+    *,
+    weights: Weights,
+    data: str,
+    note: str,
+    batch_size: int | None = None,
+    verbose: int = 0,
+) -> dict[str, Any]:
+    """Evaluate `network`, which has the run's `weights`, on `test`, and write that to the run's evaluation.json."""
+    recipe = run.recipe
+    result = evaluate_network(
+        network,
+        test,
+        run.data.mean,
+        run.data.std,
+        batch_size=batch_size or recipe.eval_batch_size,
+        data_format=recipe.network.data_format,
+        verbose=verbose,
+    )
+    step = checkpoint_step(run, weights)
+    evaluation = {**result, "data": data, "note": note, "weights": weights, "step": step, "when": now()}
     run.save_evaluation(evaluation)
     return evaluation
 
@@ -66,13 +88,15 @@ def evaluate_network(
     std: Sequence[float],
     batch_size: int = 250,
     data_format: DataFormat = "NCHW",
+    verbose: int = 0,
 ) -> dict[str, Any]:
     """The figures of `evaluate` for a network and images in memory."""
     classes = images.class_names
     model = Model(network)
     model.prepare(loss=CrossEntropy(), metrics=[TopK((1, 5)), ConfusionMatrix(len(classes)), Calibration()])
     loader = BatchLoader(images, batch_size, mean=mean, std=std, data_format=data_format)
-    found = model.evaluate(loader, verbose=0)
+    shown = track(loader, "evaluating", console=Console(stderr=True), transient=True, disable=not verbose)
+    found = model.evaluate(shown, verbose=0)
     confusion = found["confusion"]
     per_class = confusion.diagonal() / confusion.sum(axis=1).clip(min=1)
     return {

@@ -27,7 +27,7 @@ def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
     Raises RunError when the run has no such weights, or they are damaged or of another network.
     """
     run = run if isinstance(run, Run) else Run(run)
-    tensors, _ = read_weights(run, weights)
+    tensors = _read_weights(run, weights)
     try:
         network = build_declared_network(run.recipe.network, len(run.data.class_names))
     except RecipeError as error:
@@ -48,15 +48,27 @@ def check_declared_network(recipe: NetworkRecipe) -> None:
     check_network(**_declared(recipe, 10))
 
 
-def read_weights(run: Run, weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors by name, and the state saved with them, of the run's `latest` or `best` checkpoint. Raises RunError."""
+def checkpoint_step(run: Run, weights: Weights) -> int:
+    """After how many updates the run's `latest` or `best` weights were saved. Raises RunError where there are none."""
+    return int(_checkpoint_name(run, weights).removeprefix("step-"))
+
+
+def _read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
+    name = _checkpoint_name(run, weights)
     try:
-        name = run.checkpoints.labelled(weights)
-        if name is None:
-            raise RunError(f"run {run.path}: has no {weights} weights (its status is {run.status})")
-        return run.checkpoints.read(name)
+        return run.checkpoints.read(name)[0]
     except CheckpointError as error:
         raise RunError(f"run {run.path}: {error}") from None
+
+
+def _checkpoint_name(run: Run, weights: Weights) -> str:
+    try:
+        name = run.checkpoints.labelled(weights)
+    except CheckpointError as error:
+        raise RunError(f"run {run.path}: {error}") from None
+    if name is None:
+        raise RunError(f"run {run.path}: has no {weights} weights (its status is {run.status})")
+    return name
 
 
 def _declared(recipe: NetworkRecipe, num_classes: int) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
-from cifar_hapi.evaluation import evaluate_network
+from cifar_hapi.evaluation import record_evaluation
 from cifar_hapi.loading import build_declared_network, check_declared_network
 from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
 from cifar_hapi.model import Model
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe
-from cifar_hapi.run import Run, free_run_path, new_run_path, now, started_run
+from cifar_hapi.run import Run, free_run_path, new_run_path, started_run
 from cifar_hapi.runtime import machine, paddle_session, versions
 
 
@@ -77,7 +77,9 @@ def fit(
                 verbose=0,
                 callbacks=[*_callbacks(resolved, run), *callbacks, *shown],  # what is shown is on disk
             )
-            run.save_evaluation(_final_evaluation(run, images))
+            record_evaluation(
+                run, model.network, images.test, weights="latest", data=images.name, note=images.note, verbose=verbose
+            )
     terminal.summarise(talk, run)
     return run
 
@@ -140,12 +142,3 @@ def _manifest(recipe: Recipe, data: Data, device: str) -> dict[str, Any]:
         "machine": machine(),
         "command": sys.argv,
     }
-
-
-def _final_evaluation(run: Run, data: Data) -> dict[str, Any]:
-    recipe = run.recipe
-    result = evaluate_network(
-        run.model.network, data.test, data.mean, data.std, recipe.eval_batch_size, recipe.network.data_format
-    )
-    step = run.history[-1]["step"]
-    return {**result, "data": data.name, "note": data.note, "weights": "latest", "step": step, "when": now()}

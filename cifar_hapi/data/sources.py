@@ -85,11 +85,12 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
     if place is None:
         try:
             place = fetch(ARCHIVES[name], cache_folder(), progress=progress)
-        except DataError as error:
+        except DataError:
             if recipe.source != "auto":
                 raise
             return _read_synthetic(
-                f"CIFAR-10 is not here, so these are generated images: no result here is a CIFAR result. ({error})"
+                "CIFAR-10 is not here and can't be downloaded (--data cifar10 says why), so these are generated "
+                "images: no result here is a CIFAR result."
             )
     train, test = read_cifar(place, name)
     if train.class_names == CLASS_NAMES:

@@ -67,7 +67,7 @@ def test_what_is_asked_for_by_name_is_that_or_an_error(places, no_network):
 def test_auto_without_cifar_is_synthetic_and_says_why(places):
     data = open_data(DataRecipe(source="auto"))
     assert data.name == "synthetic" and data.train.class_names == CLASS_NAMES
-    assert "no result here is a CIFAR result" in data.note and "no mirror answers" in data.note
+    assert "can't be downloaded" in data.note and "no result here is a CIFAR result" in data.note
     assert (len(data.train) + len(data.val), len(data.test)) == (10_000, 2_000)
 
 

@@ -1,0 +1,57 @@
+"""What the documents show runs: the Python of both READMEs, the examples, and the links."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from cifar_hapi.recipe import known_keys
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
+BLOCKS = [
+    pytest.param(block, id=f"{file.name}-{number}")
+    for file in ROOT.glob("README*.md")
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", file.read_text("utf-8"), re.DOTALL))
+]
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_in_the_readme_runs(block, empty_folder):
+    exec(compile(block, "README", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)
+def test_examples_run(example, empty_folder):
+    runpy.run_path(str(example), run_name="__main__")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#\s]+)", document.read_text("utf-8")) + re.findall(
+        r'src="([^"]+)"', document.read_text("utf-8")
+    )
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+def test_every_key_of_a_recipe_is_documented():
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    sections = {key.split(".")[0] for key in known_keys() if "." in key}
+    assert [key for key in known_keys() if key not in sections and f"`{key}`" not in text] == []
+
+
+def test_both_readmes_show_the_same_code():
+    english, chinese = (
+        re.findall(r"```(?:python|sh|text|toml)\n.*?```", (ROOT / name).read_text("utf-8"), re.DOTALL)
+        for name in ("README.md", "README.zh-CN.md")
+    )
+    assert english == chinese

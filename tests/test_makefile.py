@@ -1,0 +1,115 @@
+"""The Makefile: what its variables become, and that only a whole install counts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+
+
+def make(*arguments, folder=ROOT, **environment):
+    """Run make with none of this process's make variables; the finished process."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "DEVICE"))}
+    command = ["make", "-C", str(folder), "--no-print-directory", *arguments]
+    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train"], "bin/cifar-hapi train --device cpu"),
+        (
+            ["train", "RECIPE=resnet20", "EPOCHS=3", "DATA=cifar10", "RUN=runs/x", "ARGS=--seed 1"],
+            "bin/cifar-hapi train resnet20 --epochs 3 --data cifar10 --run-dir runs/x --device cpu --seed 1",
+        ),
+        (["evaluate"], "bin/cifar-hapi evaluate --device cpu"),
+        (["evaluate", "RUN=runs/x", "ARGS=--json"], "bin/cifar-hapi evaluate runs/x --device cpu --json"),
+        (["test", "ARGS=-k loader"], "bin/python -m pytest -k loader"),
+        (["train"], "pip install --quiet --disable-pip-version-check -e '.[cpu]'"),
+        (["test"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'"),
+        (["train", "DEVICE=gpu"], "pip install --quiet --disable-pip-version-check -e '.[gpu]'"),
+        (["train", "DEVICE=gpu"], "pip uninstall --quiet --yes paddlepaddle "),
+        (["train"], "pip uninstall --quiet --yes paddlepaddle-gpu "),
+    ],
+)
+def test_variables_pass_through(arguments, expected, tmp_path):
+    device = [] if any(word.startswith("DEVICE") for word in arguments) else ["DEVICE=cpu"]
+    commands = make("-n", f"VENV={tmp_path}/venv", *arguments, *device).stdout
+    assert expected in re.sub(r"[ \t\\\n]+", " ", commands)
+
+
+@pytest.mark.parametrize(("status", "device"), [(0, "gpu"), (9, "cpu")])
+def test_a_gpu_is_used_where_nvidia_smi_works(tmp_path, status, device):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nexit {status}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    commands = make("-n", "train", f"VENV={tmp_path}/venv", PATH=f"{tmp_path}:{os.environ['PATH']}").stdout
+    assert f"--device {device}" in commands and f".[{device}]" in commands
+
+
+PYTHON = """#!/bin/sh
+# Stands in for Python: makes an environment whose pip fails as long as the file `broken` is there.
+case "$*" in
+  *"-m venv"*)
+    mkdir -p $3/bin
+    cp $0 $3/bin/python
+    printf '#!/bin/sh\\necho trained "$@"\\n' > $3/bin/cifar-hapi
+    chmod +x $3/bin/cifar-hapi ;;
+  *"pip install"*)
+    echo "$@" >> installs
+    test ! -e broken ;;
+esac
+"""
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The Makefile in a folder of its own, with a Python that only pretends."""
+    for name in ("Makefile", "setup.cfg", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def train(copy, *arguments):
+    return make("train", f"PYTHON={copy}/python", "DEVICE=cpu", *arguments, folder=copy)
+
+
+def installs(copy):
+    file = copy / "installs"
+    return file.read_text().count("pip install") if file.exists() else 0
+
+
+def test_an_install_happens_once_and_a_failed_one_does_not_count(copy):
+    (copy / "broken").touch()
+    assert train(copy).returncode != 0 and installs(copy) == 1
+    (copy / "broken").unlink()
+    assert train(copy).stdout.splitlines()[-1].startswith("trained train") and installs(copy) == 2
+    assert train(copy).returncode == 0 and installs(copy) == 2
+
+
+def test_new_requirements_are_installed(copy):
+    train(copy)
+    stamp = copy / ".venv" / "installed-cpu"
+    later = stamp.stat().st_mtime + 10
+    os.utime(copy / "setup.cfg", (later, later))
+    train(copy)
+    assert installs(copy) == 2
+
+
+def test_a_device_that_is_none_is_an_error(copy):
+    found = make("train", f"PYTHON={copy}/python", "DEVICE=tpu", folder=copy)
+    assert found.returncode == 2 and "DEVICE=tpu: must be cpu or gpu" in found.stderr and installs(copy) == 0
+
+
+def test_help_lists_every_target():
+    text = make("help").stdout
+    targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    assert [target for target in targets if f"make {target}" not in text] == []
