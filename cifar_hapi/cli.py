@@ -57,7 +57,6 @@ _data_dir = click.option(
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or gpu:N.")
 _weights = click.option("--weights", type=click.Choice(["latest", "best"]), default="latest", show_default=True)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_run = click.argument("run", required=False, type=click.Path(path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,13 +105,16 @@ def train(
     changes |= dict(map(parse_override, overrides))
     resolved = Recipe.load(recipe, changes)
     prepare_process()
+    from cifar_hapi import terminal
     from cifar_hapi.training import fit
 
-    fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1)
+    run = fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1)
+    if quiet and run.evaluation:
+        terminal.headline(terminal.console(), run.evaluation)
 
 
 @cli.command()
-@_run
+@click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--data", help="Another source than the run's own, with the same classes.")
 @_data_dir
 @_weights
