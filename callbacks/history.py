@@ -34,6 +34,7 @@ class History(EpochLogs):
         self.records = []
         self._step = 0
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("", encoding="utf-8")
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:

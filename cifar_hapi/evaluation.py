@@ -95,7 +95,9 @@ def evaluate_network(
     model = Model(network)
     model.prepare(loss=CrossEntropy(), metrics=[TopK((1, 5)), ConfusionMatrix(len(classes)), Calibration()])
     loader = BatchLoader(images, batch_size, mean=mean, std=std, data_format=data_format)
-    shown = track(loader, "evaluating", console=Console(stderr=True), transient=True, disable=not verbose)
+    console = Console(stderr=True)
+    hidden = not (verbose and console.is_terminal)
+    shown = track(loader, "evaluating", console=console, transient=True, disable=hidden)
     found = model.evaluate(shown, verbose=0)
     confusion = found["confusion"]
     per_class = confusion.diagonal() / confusion.sum(axis=1).clip(min=1)

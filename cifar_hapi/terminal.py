@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def announce(out: Console, run: Run, data: Data, steps: int) -> None:
     held_out = f"{len(data.val):,} to validate" if data.val is not None else "none to validate"
     rows = [
         ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
-        ("from", data.source),
+        ("from", data.source.replace(str(Path.home()), "~", 1)),
         ("network", f"{recipe.network.name}, {parameters / 1e6:.2f} M parameters, on {run.manifest['device']}"),
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
         ("run", str(run.path)),
@@ -91,7 +92,7 @@ def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
     if not rated:
         return f"last {last['epoch']}; no validation images, so no best"
     best = (max if recipe.checkpoint.mode == "max" else min)(rated, key=lambda record: float(record[monitor]))
-    return " ".join(
+    return "; ".join(
         f"{kind} {record['epoch']} ({monitor} {record.get(monitor, float('nan')):.4f})"
         for kind, record in (("best", best), ("last", last))
     )

@@ -19,7 +19,7 @@ if __name__ == "__main__":
         data="synthetic",
         epochs=2,
         callbacks=[Notes()],
-        **{"data.limit": 4000, "optimizer.lr": 0.05},
+        **{"network.width": 8, "optimizer.lr": 0.05},
     )
     print(run.path, run.history[-1]["eval_acc"], run.evaluation["top1"])
 

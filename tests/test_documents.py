@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import re
 import runpy
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from cifar_hapi.data.synthetic import write_synthetic
 from cifar_hapi.recipe import known_keys
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")  # the Chinese one shows the same code, see below
 DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCKS = [
-    pytest.param(block, id=f"{file.name}-{number}")
-    for file in ROOT.glob("README*.md")
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", file.read_text("utf-8"), re.DOTALL))
+    pytest.param(block, id=f"block {number}")
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 ]
 
 
 @pytest.fixture
 def empty_folder(tmp_path, monkeypatch):
+    """An empty working folder, where the generated set is a small one: what is tested is that the code runs."""
     monkeypatch.chdir(tmp_path)
+    small = partial(write_synthetic, train=300, test=50)
+    monkeypatch.setattr("cifar_hapi.data.sources.write_synthetic", lambda folder: small(tmp_path / "synthetic"))
 
 
 @pytest.mark.parametrize("block", BLOCKS)

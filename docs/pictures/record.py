@@ -5,8 +5,10 @@ python docs/pictures/record.py docs/pictures/train.svg make train
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -20,7 +22,8 @@ def main() -> None:
     console = Console(record=True, width=WIDTH, force_terminal=True)
     console.print(Text("$ " + " ".join(command), style="bold green"))
     console.print(Text(printed.rstrip()))
-    console.save_svg(picture, title="cifar-hapi")
+    svg = console.export_svg(title="cifar-hapi")
+    Path(picture).write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":
