@@ -13,6 +13,7 @@ from callbacks.epoch_logs import EpochLogs, Logs, plain_numbers
 from callbacks.paddle_model import learning_rate
 
 _REFRESH_SECONDS = 0.2
+_ROOM_FOR_A_BAR = 90  # columns
 
 
 class Progress(EpochLogs):
@@ -40,11 +41,9 @@ class Progress(EpochLogs):
         self._steps_done = 0
         self._begin = self._shown = time.perf_counter()
         if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
-                TextColumn("{task.fields[metrics]}"),
-            )
+            place, metrics = TextColumn("{task.description}"), TextColumn("{task.fields[metrics]}")
+            both = TextColumn("{task.description}  {task.fields[metrics]}")
+            columns = (place, BarColumn(bar_width=16), metrics) if self.console.width >= _ROOM_FOR_A_BAR else (both,)
             self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
             self._task = self._bar.add_task("", metrics="")
             self._bar.start()
