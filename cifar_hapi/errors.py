@@ -1,5 +1,10 @@
 """The errors a user can cause, each with the exit code that the command line answers with."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class CifarHapiError(Exception):
     """Base of the project's own errors; its text is one line: what, where, why and what to do."""
@@ -27,3 +32,9 @@ class RunError(CifarHapiError):
     """A run directory that is missing, damaged, in use, or of another make."""
 
     exit_code = 4
+
+
+def did_you_mean(wrong: object, known: Iterable[str]) -> str:
+    """The end of an error's text: the nearest of the `known` names, or nothing where none is near."""
+    near = get_close_matches(str(wrong), list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -10,7 +10,6 @@ A recipe comes from a built-in name, a TOML file, or a dictionary; dotted keys o
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import sys
 from importlib import resources
@@ -20,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from cifar_hapi.errors import RecipeError
+from cifar_hapi.errors import RecipeError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -220,7 +219,7 @@ def recipe_text(name: str) -> str:
     """The TOML text of a built-in recipe. Raises RecipeError for an unknown name."""
     if name not in recipe_names():
         raise RecipeError(
-            f"no recipe is called {name!r}{_nearest(name, recipe_names())}; there are: {', '.join(recipe_names())}"
+            f"no recipe is called {name!r}{did_you_mean(name, recipe_names())}; there are: {', '.join(recipe_names())}"
         )
     return (_builtin() / f"{name}.toml").read_text(encoding="utf-8")
 
@@ -272,7 +271,7 @@ def _first_complaint(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
     if first["type"] == "unexpected_keyword_argument":
-        return f"{key} is not a key{_nearest(key, known_keys())}"
+        return f"{key} is not a key{did_you_mean(key, known_keys())}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     message = first["msg"][:1].lower() + first["msg"][1:]
@@ -298,8 +297,3 @@ _SECTIONS: dict[str, Any] = {
     "schedule": ScheduleRecipe,
     "checkpoint": CheckpointRecipe,
 }
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 from paddle import nn
 
-from cifar_hapi.errors import RecipeError
+from cifar_hapi.errors import RecipeError, did_you_mean
 from cifar_hapi.networks.resnet import cifar_plain, cifar_resnet, imagenet_resnet
 from cifar_hapi.networks.speednet import speednet
 
@@ -95,7 +94,8 @@ def check_network(
 ) -> None:
     """Raise RecipeError, naming the key, if `build_network` could not build this."""
     if name not in NETWORKS:
-        raise RecipeError(f"network.name = {name!r} is not a known network; {_nearest(name, NETWORKS)}")
+        way_out = did_you_mean(name, NETWORKS) or f"; known are {', '.join(NETWORKS)}"
+        raise RecipeError(f"network.name = {name!r} is not a known network{way_out}")
     _check_count("num_classes", num_classes)
     if width is not None:
         _check_count("width", width)
@@ -107,7 +107,7 @@ def _check_options(name: str, network: Network, options: Mapping[str, Any]) -> N
     for key, value in options.items():
         if key not in network.options:
             known = ["num_classes", "width", "data_format", *network.options]
-            raise RecipeError(f"network.{key} = {value!r}: {name} has no such key; {_nearest(key, known)}")
+            raise RecipeError(f"network.{key} = {value!r}: {name} has no such key{did_you_mean(key, known)}")
         _check_choice(key, value, network.options[key])
 
 
@@ -119,9 +119,3 @@ def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
 def _check_count(key: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise RecipeError(f"network.{key} = {value!r} is not possible; take a whole number of 1 or more")
-
-
-def _nearest(wrong: object, known: Iterable[str]) -> str:
-    known = list(known)
-    near = get_close_matches(str(wrong), known, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
