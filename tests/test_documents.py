@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import runpy
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cifar_hapi import recipe
 from cifar_hapi.data.synthetic import write_synthetic
 from cifar_hapi.recipe import known_keys
 
@@ -52,6 +54,11 @@ def test_every_key_of_a_recipe_is_documented():
     text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
     sections = {key.split(".")[0] for key in known_keys() if "." in key}
     assert [key for key in known_keys() if key not in sections and f"`{key}`" not in text] == []
+
+
+def test_examples_in_docstrings_are_true():
+    tried = [doctest.testmod(module) for module in (recipe,)]
+    assert all(result.failed == 0 and result.attempted > 0 for result in tried)
 
 
 def test_both_readmes_show_the_same_code():
