@@ -146,13 +146,18 @@ def test_a_diverging_training_is_exit_code_1(command, small_cifar):
     assert code == 1 and err.startswith("error: the loss is ") and Run("wild").status == "failed"
 
 
-def program(*arguments, **options):
+def heed_ctrl_c():
+    """Where the tests run in the background, shells have their children ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def program(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "cifar_hapi", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
+        preexec_fn=heed_ctrl_c,
     )
 
 
