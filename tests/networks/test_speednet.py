@@ -10,7 +10,7 @@ from cifar_hapi.networks.speednet import ResidualPair, speednet
 
 def documented(column):
     """Width to number, as the table in the docstring of `speednet` has it."""
-    rows = re.findall(r"^ +(\d+) +([\d,]+) +([\d,]+)$", speednet.__doc__, re.MULTILINE)
+    rows = re.findall(r"^ *(\d+) +([\d,]+) +([\d,]+)$", speednet.__doc__, re.MULTILINE)
     return {int(row[0]): int(row[column].replace(",", "")) for row in rows}
 
 
