@@ -78,7 +78,7 @@ def cli() -> None:
 @click.option("--batch-size", type=int)
 @click.option("--seed", type=int)
 @click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
-@click.option("--engine", help="auto or native.")
+@click.option("--engine", help="auto, native or onednn.")
 @_device
 @click.option(
     "--set",

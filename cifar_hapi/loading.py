@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 
 from callbacks import CheckpointError
+from cifar_hapi.engine import use_engine
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import TopK
@@ -33,6 +34,7 @@ def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
     except RecipeError as error:
         raise RunError(f"run {run.path}: {error}") from None
     _set_weights(network, tensors, str(run.path))
+    use_engine(network, run.recipe.engine, run.recipe.precision, str(paddle.get_device()))
     model = Model(network)
     model.prepare(loss=CrossEntropy(), metrics=[TopK()])
     return model

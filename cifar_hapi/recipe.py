@@ -127,8 +127,8 @@ class Recipe:
     batch_size: Count = 128
     eval_batch_size: Count = 250
     eval_every_epochs: Count = 1
-    engine: Literal["auto", "native"] = "auto"
-    precision: Literal["float32"] = "float32"
+    engine: Literal["auto", "native", "onednn"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
     data: DataRecipe = Field(default_factory=DataRecipe)
     augment: AugmentRecipe = Field(default_factory=AugmentRecipe)
     network: NetworkRecipe = Field(default_factory=NetworkRecipe)
@@ -196,6 +196,12 @@ class Recipe:
                 list(self.schedule.milestones),
                 list(self.schedule.milestones) == sorted(set(self.schedule.milestones)),
                 "must rise",
+            ),
+            (
+                "precision",
+                self.precision,
+                self.precision == "float32" or self.engine == "onednn",
+                "needs engine = onednn",
             ),
             (
                 "optimizer.nesterov",

@@ -42,6 +42,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads() -> int:
+    """How many threads arithmetic takes: $FLAGS_paddle_num_threads, else all usable cores."""
+    return int(os.environ.get("FLAGS_paddle_num_threads", usable_cores()))  # noqa: SIM112
+
+
 def data_folders(data_dir: str | None) -> list[Path]:
     """Where an archive is looked for, in order: `data_dir`, $CIFAR_HAPI_DATA, the user's cache folder."""
     named = [data_dir, os.environ.get("CIFAR_HAPI_DATA")]

@@ -28,7 +28,8 @@ def announce(out: Console, run: Run, data: Data, steps: int) -> None:
     rows = [
         ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
         ("from", data.source.replace(str(Path.home()), "~", 1)),
-        ("network", f"{recipe.network.name}, {parameters / 1e6:.2f} M parameters, on {run.manifest['device']}"),
+        ("network", f"{recipe.network.name}, {parameters / 1e6:.2f} M parameters"),
+        ("engine", f"{run.manifest['engine']}, {recipe.precision}, on {run.manifest['device']}"),
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
         ("run", str(run.path)),
     ]

@@ -15,6 +15,7 @@ from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
+from cifar_hapi.engine import use_engine
 from cifar_hapi.evaluation import record_evaluation
 from cifar_hapi.loading import build_declared_network, check_declared_network
 from cifar_hapi.loss import build_loss
@@ -66,7 +67,8 @@ def fit(
     with paddle_session(device, resolved.seed) as device_name:
         images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
         model, loaders = build_training(resolved, images)
-        with started_run(path, _manifest(resolved, images, device_name), model) as run:
+        engine = use_engine(model.network, resolved.engine, resolved.precision, device_name)
+        with started_run(path, _manifest(resolved, images, device_name, engine), model) as run:
             talk = terminal.console(quiet=not verbose)
             terminal.announce(talk, run, images, len(loaders[0]))
             shown = [Progress(console=talk)] if verbose else []
@@ -129,14 +131,14 @@ def _callbacks(recipe: Recipe, run: Run) -> list[Callback]:
     ]
 
 
-def _manifest(recipe: Recipe, data: Data, device: str) -> dict[str, Any]:
+def _manifest(recipe: Recipe, data: Data, device: str, engine: str) -> dict[str, Any]:
     return {
         "format": 1,
         "recipe": recipe.to_dict(),
         "data": data.identity().to_dict(),
         "seed": recipe.seed,
         "device": device,
-        "engine": "native",
+        "engine": engine,
         "precision": recipe.precision,
         "versions": versions(),
         "machine": machine(),

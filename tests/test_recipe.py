@@ -73,7 +73,7 @@ def test_a_recipe_cannot_be_changed():
         ({"schedule.milestones": [3, 2]}, "schedule.milestones = [3.0, 2.0]: must rise"),
         ({"schedule.warmup_epochs": 10, "epochs": 10}, "schedule.warmup_epochs = 10.0: must be below epochs = 10"),
         ({"optimizer.name": "adam", "optimizer.nesterov": True}, "optimizer.nesterov = True: needs optimizer.name"),
-        ({"engine": "warp"}, "engine = 'warp': input should be 'auto' or 'native'"),
+        ({"engine": "warp"}, "engine = 'warp': input should be 'auto', 'native' or 'onednn'"),
     ],
 )
 def test_what_cannot_be_is_named_with_key_and_value(overrides, message):
