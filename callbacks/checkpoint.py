@@ -28,6 +28,8 @@ class Checkpoint(EpochLogs):
         mode: Literal["max", "min"] = "max",
     ):
         super().__init__()
+        if every_epochs < 1 or keep < 1 or mode not in ("max", "min"):
+            raise ValueError(f"every_epochs={every_epochs}, keep={keep}, mode={mode!r}: at least 1, 1, and max or min")
         self.folder = CheckpointFolder(folder)
         self.every_epochs, self.keep, self.monitor, self.mode = every_epochs, keep, monitor, mode
 

@@ -40,6 +40,8 @@ class EpochLogs(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._record.update(plain_numbers(logs))
+        if self.params.get("evaluates_within_epoch"):  # cifar_hapi.Model: nothing more will come
+            self._complete()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._complete()
@@ -52,6 +54,8 @@ class EpochLogs(Callback):
 
 
 def plain_numbers(logs: Logs | None) -> Logs:
-    """The metrics in `logs` as Python numbers; Paddle's `loss` is a list of one."""
+    """The metrics in `logs` as Python numbers; Paddle's `loss` is a list of its summands."""
     arrays = {key: np.asarray(value) for key, value in (logs or {}).items() if key not in ("step", "batch_size")}
+    if "loss" in arrays:
+        arrays["loss"] = arrays["loss"].sum()
     return {key: value.item() for key, value in arrays.items() if value.size == 1 and value.dtype.kind in "fiub"}

@@ -40,9 +40,12 @@ class History(EpochLogs):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._images = 0
-        self._begin = self._last = time.perf_counter()
+        self._begin: float | None = None
+        self._last = 0.0
 
     def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
+        if self._begin is None:  # not at the epoch's begin: other callbacks may be busy with the one before
+            self._begin = time.perf_counter()
         self._rate = learning_rate(self.model)
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
@@ -51,7 +54,7 @@ class History(EpochLogs):
         self._last = time.perf_counter()
 
     def on_epoch_complete(self, epoch: int, record: Logs) -> None:
-        seconds = self._last - self._begin
+        seconds = 0.0 if self._begin is None else self._last - self._begin
         timing = {
             "seconds": round(seconds, 3),
             "images_per_second": round(self._images / max(seconds, 1e-9), 1),

@@ -15,7 +15,9 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class TerminateOnNaN(Callback):
-    """Raises NonFiniteLoss at the first step whose loss is NaN or infinite, before anything more is spent on it."""
+    """Raises NonFiniteLoss at the first step, or evaluation between steps, whose loss is NaN or infinite."""
+
+    _step = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._step = 0
@@ -34,3 +36,8 @@ class TerminateOnNaN(Callback):
                 f"last finite loss {self._last_finite}; try a lower rate or a longer warm-up"
             )
         self._last_finite = loss
+
+    def on_eval_end(self, logs: Logs | None = None) -> None:
+        loss = plain_numbers(logs).get("loss", 0.0)
+        if self._step and not math.isfinite(loss):
+            raise NonFiniteLoss(f"the loss of the evaluation after step {self._step} is {loss}; try a lower rate")

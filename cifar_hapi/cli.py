@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +37,7 @@ def run_command(arguments: list[str]) -> int:
         return 130
     except (CifarHapiError, ArithmeticError, OSError) as error:
         if "--debug" in arguments:
-            raise
+            traceback.print_exc()
         click.echo(f"error: {error}", err=True)
         return getattr(error, "exit_code", 1)
 
@@ -135,7 +136,8 @@ def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> No
 
     found = Run(run) if run else Run.newest()
     if not (as_json or quiet):
-        click.echo(f"run: {found.path}")
+        unfinished = "" if found.status == "finished" else f" (not finished: {found.status})"
+        click.echo(f"run: {found.path}{unfinished}")
     evaluation = evaluate_run(found, verbose=0 if quiet else 1, **options)
     if as_json:
         click.echo(json.dumps(evaluation, indent=1))

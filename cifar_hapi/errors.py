@@ -36,5 +36,5 @@ class RunError(CifarHapiError):
 
 def did_you_mean(wrong: object, known: Iterable[str]) -> str:
     """The end of an error's text: the nearest of the `known` names, or nothing where none is near."""
-    near = get_close_matches(str(wrong), list(known), n=1, cutoff=0.4)
+    near = get_close_matches(str(wrong), list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import paddle
 from rich.console import Console
 from rich.progress import track
 
+from callbacks import NonFiniteLoss
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
@@ -71,10 +73,12 @@ def record_evaluation(
         test,
         run.data.mean,
         run.data.std,
-        batch_size=batch_size or recipe.eval_batch_size,
+        batch_size=recipe.eval_batch_size if batch_size is None else batch_size,
         data_format=recipe.network.data_format,
         verbose=verbose,
     )
+    if not math.isfinite(result["loss"]):
+        raise NonFiniteLoss(f"run {run.path}: the loss on the test images is {result['loss']}; try a lower rate")
     step = checkpoint_step(run, weights)
     evaluation = {**result, "data": data, "note": note, "weights": weights, "step": step, "when": now()}
     run.save_evaluation(evaluation)

@@ -35,6 +35,7 @@ def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
         raise RunError(f"run {run.path}: {error}") from None
     _set_weights(network, tensors, str(run.path))
     use_engine(network, run.recipe.engine, run.recipe.precision, str(paddle.get_device()))
+    network.eval()
     model = Model(network)
     model.prepare(loss=CrossEntropy(), metrics=[TopK()])
     return model
@@ -64,6 +65,8 @@ def _read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
 
 
 def _checkpoint_name(run: Run, weights: Weights) -> str:
+    if weights not in ("latest", "best"):
+        raise RecipeError(f"weights = {weights!r}: expected latest or best")
     try:
         name = run.checkpoints.labelled(weights)
     except CheckpointError as error:

@@ -210,7 +210,7 @@ class Model(paddle.Model):
         names = (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]
         calls = CallbackList(callbacks)
         calls.set_model(self)
-        calls.set_params({"metrics": names, **params})
+        calls.set_params({"metrics": names, "evaluates_within_epoch": True, **params})
         return calls
 
 

@@ -28,6 +28,8 @@ else:
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+_FILE_NAME = r"^[^/\\.\s][^/\\\x00-\x1f]*$"  # runs are called by it
+
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -112,7 +114,7 @@ class CheckpointRecipe:
 
     every_epochs: Count = 1
     keep: Count = 1
-    monitor: str = "eval_acc"
+    monitor: Literal["eval_acc", "eval_loss", "acc", "loss"] = "eval_acc"
     mode: Literal["max", "min"] = "max"
 
 
@@ -120,7 +122,7 @@ class CheckpointRecipe:
 class Recipe:
     """Everything that a training depends on, but for the machine."""
 
-    name: str = "custom"
+    name: Annotated[str, Field(pattern=_FILE_NAME, max_length=100)] = "custom"
     description: str = ""
     epochs: Count = 10
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -8,6 +8,7 @@ runs/<name>/run.json           recipe, data identity, versions, machine, command
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -42,7 +43,10 @@ class Run:
     @classmethod
     def newest(cls, folder: str | Path = RUNS) -> Run:
         """The run below `folder` that was started last. Raises RunError where there is none."""
-        found = [cls(file.parent) for file in Path(folder).glob("*/run.json")]
+        found = []
+        for file in Path(folder).glob("*/run.json"):
+            with contextlib.suppress(RunError):  # a damaged one does not hide the others
+                found.append(cls(file.parent))
         if not found:
             raise RunError(
                 f"no run in {folder}/: train one first (make train, or cifar-hapi train), or name its directory"
@@ -164,7 +168,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=1) + "\n"
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def announce(out: Console, run: Run, data: Data, steps: int) -> None:
     held_out = f"{len(data.val):,} to validate" if data.val is not None else "none to validate"
     rows = [
         ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
-        ("from", data.source.replace(str(Path.home()), "~", 1)),
+        ("from", _short(data.source)),
         ("network", f"{recipe.network.name}, {parameters / 1e6:.2f} M parameters"),
         ("engine", f"{run.manifest['engine']}, {recipe.precision}, on {run.manifest['device']}"),
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
@@ -97,6 +97,12 @@ def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
         f"{kind} {record['epoch']} ({monitor} {record.get(monitor, float('nan')):.4f})"
         for kind, record in (("best", best), ("last", last))
     )
+
+
+def _short(path: str) -> str:
+    home = Path.home()
+    inside = home.parent != home and Path(path).is_relative_to(home)
+    return str("~" / Path(path).relative_to(home)) if inside else path
 
 
 def _say(out: Console, note: str) -> None:

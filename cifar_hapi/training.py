@@ -16,6 +16,7 @@ from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.engine import use_engine
+from cifar_hapi.errors import RecipeError
 from cifar_hapi.evaluation import record_evaluation
 from cifar_hapi.loading import build_declared_network, check_declared_network
 from cifar_hapi.loss import build_loss
@@ -79,9 +80,10 @@ def fit(
                 verbose=0,
                 callbacks=[*_callbacks(resolved, run), *callbacks, *shown],  # what is shown is on disk
             )
-            record_evaluation(
+            found = record_evaluation(
                 run, model.network, images.test, weights="latest", data=images.name, note=images.note, verbose=verbose
             )
+            run.update(result={key: found[key] for key in ("images", "loss", "top1", "top5", "step")})
     terminal.summarise(talk, run)
     return run
 
@@ -89,7 +91,10 @@ def fit(
 def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader, BatchLoader | None]]:
     """The prepared model, and the loaders of the training and the validation images (None if none are held out)."""
     training = _training_loader(recipe, data)
-    network = build_declared_network(recipe.network, len(data.train.class_names))
+    classes, asked = len(data.train.class_names), recipe.network.num_classes
+    if asked not in (None, classes):
+        raise RecipeError(f"network.num_classes = {asked}: {data.name} has {classes} classes; leave the key out")
+    network = build_declared_network(recipe.network, classes)
     model = Model(network)
     optimizer = build_optimizer(recipe.optimizer, recipe.schedule, network, len(training), recipe.epochs)
     model.prepare(optimizer, build_loss(recipe.loss), [TopK()])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_training import small_fit, write_small_cifar
 
-from cifar_hapi import DataError, Run, RunError, evaluate, predict
+from cifar_hapi import DataError, RecipeError, Run, RunError, evaluate, load, predict
 from cifar_hapi.data.archives import read_cifar
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.loss import CrossEntropy
@@ -88,7 +88,7 @@ def test_data_that_is_gone_is_an_error(run, tmp_path, monkeypatch):
     copy = tmp_path / "run"
     shutil.copytree(run.path, copy)
     manifest = json.loads((copy / "run.json").read_text())
-    manifest["recipe"]["data"]["dir"] = str(tmp_path / "gone")
+    manifest["recipe"]["data"]["dir"] = None
     (copy / "run.json").write_text(json.dumps(manifest))
 
     def fetch(archive, folder, progress):
@@ -152,6 +152,25 @@ def test_a_run_of_no_use_is_told_in_one_line(run, tmp_path, change, message):
         evaluate(copy)
     assert message in str(caught.value) and str(copy) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_run_does_not_hide_the_others(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "whole")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    assert Run.newest(tmp_path).path == tmp_path / "whole"
+
+
+def test_a_loaded_model_is_in_evaluation_mode(run):
+    assert not any(layer.training for layer in load(run).network.sublayers(include_self=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"weights": "bset"}, "expected latest or best"), ({"batch_size": 0}, "batch_size is 0")]
+)
+def test_arguments_that_cannot_be_are_named(run, options, message):
+    with pytest.raises(RecipeError, match=message):
+        evaluate(run, **options)
 
 
 def test_where_there_is_no_run_the_error_says_how_to_make_one(tmp_path):

@@ -73,6 +73,10 @@ def test_a_recipe_cannot_be_changed():
         ({"schedule.milestones": [3, 2]}, "schedule.milestones = [3.0, 2.0]: must rise"),
         ({"schedule.warmup_epochs": 10, "epochs": 10}, "schedule.warmup_epochs = 10.0: must be below epochs = 10"),
         ({"optimizer.name": "adam", "optimizer.nesterov": True}, "optimizer.nesterov = True: needs optimizer.name"),
+        ({"checkpoint.monitor": "eval_accuracy"}, "checkpoint.monitor = 'eval_accuracy': input should be 'eval_acc'"),
+        ({"name": "../../escape"}, "name = '../../escape'"),
+        ({"name": ""}, "name = ''"),
+        ({"precision": "bfloat16"}, "precision = bfloat16: needs engine = onednn"),
         ({"engine": "warp"}, "engine = 'warp': input should be 'auto', 'native' or 'onednn'"),
     ],
 )

@@ -13,7 +13,7 @@ from paddle.callbacks import Callback
 from small_training import small_fit
 
 from callbacks import NonFiniteLoss
-from cifar_hapi import DataError, Recipe, RecipeError, Run, RunError, fit, load
+from cifar_hapi import DataError, Recipe, RecipeError, Run, RunError, evaluate, fit, load
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def test_run_json_says_what_was_trained_on_what_and_where(run):
         "test": 120,
     }
     assert all(re.fullmatch("[0-9a-f]{64}", part["sha256"]) for part in manifest["data"]["parts"].values())
+    assert manifest["result"]["top1"] == run.evaluation["top1"]
     assert manifest["device"] == "cpu" and manifest["seed"] == 0 and manifest["engine"] == "native"
 
 
@@ -122,6 +123,7 @@ def test_a_run_directory_that_cannot_be_is_an_error(small_cifar, tmp_path):
     [
         ({"network.name": "resnt20"}, RecipeError, "network.name = 'resnt20'"),
         ({"network.stem": "imagenet"}, RecipeError, "network.stem"),
+        ({"network.num_classes": 5}, RecipeError, "network.num_classes = 5: cifar10 has 10 classes"),
         ({"optimizer.lrr": 1}, RecipeError, "did you mean optimizer.lr?"),
         ({"device": "gpu:77"}, RecipeError, "device 'gpu:77'"),
         ({"device": "tpu"}, RecipeError, "expected auto, cpu, gpu or gpu:N"),
@@ -159,6 +161,26 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_last_loss(sma
         small_fit(small_cifar, tmp_path / "run", **{"optimizer.lr": 1e30, "schedule.name": "constant"})
     run = Run(tmp_path / "run")
     assert run.status == "failed" and run.manifest["error"].startswith("NonFiniteLoss: the loss is")
+
+
+def test_weights_that_give_no_number_are_no_success(small_cifar, tmp_path):
+    """One step: its own loss is finite, what it leaves behind is not."""
+    options = {"optimizer.lr": 1e30, "schedule.name": "constant", "data.limit": 100, "data.val_fraction": 0.0}
+    with pytest.raises(NonFiniteLoss, match="the loss on the test images is nan"):
+        small_fit(small_cifar, tmp_path / "run", epochs=1, **options)
+    run = Run(tmp_path / "run")
+    assert run.status == "failed" and run.evaluation is None
+
+
+def test_a_finished_epoch_is_on_disk_whatever_comes_after(small_cifar, tmp_path):
+    class Fails(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        small_fit(small_cifar, tmp_path / "run", callbacks=[Fails()])
+    run = Run(tmp_path / "run")
+    assert len(run.history) == 1 and run.checkpoints.labelled("latest") and run.status == "failed"
 
 
 def test_nothing_is_printed_and_no_global_state_is_left_behind(small_cifar, tmp_path, capfd):
@@ -213,7 +235,7 @@ def test_fewer_images_than_a_batch_are_a_batch_of_their_own(small_cifar, tmp_pat
     assert run.history[0]["step"] == 1
 
 
-def test_an_image_folder_is_trained_on(tmp_path):
+def test_an_image_folder_is_trained_on(tmp_path, monkeypatch):
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -223,7 +245,10 @@ def test_an_image_folder_is_trained_on(tmp_path):
             pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
     (tmp_path / "pets" / "dog" / "broken.png").write_bytes(b"no image")
-    run = small_fit(None, tmp_path / "run", data=str(tmp_path / "pets"), epochs=1, batch_size=8)
+    monkeypatch.chdir(tmp_path)
+    run = small_fit(None, tmp_path / "run", data="pets", epochs=1, batch_size=8)
+    monkeypatch.chdir(tmp_path / "pets")
+    assert evaluate(run)["top1"] == run.evaluation["top1"], "from another folder, too"
     assert run.manifest["data"]["class_names"] == ["cat", "dog"]
     assert "1 unreadable" in run.manifest["data"]["note"] and "broken.png" in run.evaluation["note"]
     assert run.model.network(paddle.zeros([1, 3, 32, 32])).shape == [1, 2]

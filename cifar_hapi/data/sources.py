@@ -80,6 +80,8 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
         )
     if recipe.source == "synthetic":
         return _read_synthetic("These are generated images: no result here is a CIFAR result.")
+    if recipe.dir is not None and not Path(recipe.dir).expanduser().exists():
+        raise DataError(f"data.dir = {recipe.dir!r}: there is no such folder")
     name: CifarName = "cifar100" if recipe.source == "cifar100" else "cifar10"
     place = next((found for folder in data_folders(recipe.dir) if (found := find_cifar(folder, name))), None)
     if place is None:
@@ -108,7 +110,11 @@ def _read_folder(folder: Path, image_size: int) -> tuple[str, str, str, ImageSet
         raise DataError(
             f"data source {str(folder)!r} is neither cifar10, cifar100, synthetic, auto, nor a folder of class folders"
         )
+    for name in ("cifar10", "cifar100"):
+        if find_cifar(folder, name) is not None:
+            raise DataError(f"{folder}: holds the archive of {name}; say --data {name} --data-dir {folder}")
     found = read_image_folder(folder, image_size)
+    train = found.train.take(np.random.default_rng(0).permutation(len(found.train)))  # not by class: see data.limit
     names = ", ".join(str(path) for path in found.unreadable[:3]) + (", ..." if len(found.unreadable) > 3 else "")
     note = f"{len(found.unreadable)} unreadable images were left out: {names}" if found.unreadable else ""
-    return str(folder), str(folder.resolve()), note, found.train, found.test
+    return str(folder.resolve()), str(folder.resolve()), note, train, found.test

@@ -143,3 +143,9 @@ def test_the_manifest_states_sizes(written):
     manifest = json.loads((written.path / "step-00000007" / "MANIFEST.json").read_text())
     for name, entry in manifest["files"].items():
         assert (written.path / "step-00000007" / name).stat().st_size == entry["size"]
+
+
+@pytest.mark.parametrize("options", [{"keep": 0}, {"every_epochs": 0}, {"mode": "maximum"}])
+def test_arguments_that_cannot_be_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="at least 1, 1, and max or min"):
+        Checkpoint(tmp_path, **options)

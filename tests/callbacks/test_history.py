@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 
+import paddle
 import pytest
+from paddle.callbacks import Callback
 from toy import LABELS, batches, toy_model
 
 from callbacks import History, read_history
@@ -75,3 +77,26 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     (tmp_path / "h.jsonl").write_text(json.dumps({"epoch": 1}) + f"\n{line}\n")
     with pytest.raises(ValueError, match=r"h\.jsonl, line 2: not a record"):
         read_history(tmp_path / "h.jsonl")
+
+
+def test_the_time_of_an_epoch_is_that_of_its_steps(monkeypatch):
+    """Other callbacks that are busy between epochs do not count."""
+    clock = iter(range(1000))
+    monkeypatch.setattr("callbacks.history.time.perf_counter", lambda: float(next(clock)))
+
+    class Busy(Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            for _ in range(100):
+                next(clock)
+
+    history = History()
+    toy_model().fit(batches(), epochs=2, verbose=0, callbacks=[history, Busy()])
+    assert [record["seconds"] for record in history.records] == [3.0, 3.0]
+
+
+def test_a_loss_of_several_parts_is_their_sum():
+    history = History()
+    model = toy_model(stock=True)
+    model.prepare(model._optimizer, lambda out, label: [paddle.mean(out * out), paddle.mean(out * out)])
+    model.fit(batches(23), epochs=1, verbose=0, callbacks=history)
+    assert history.records[0]["loss"] > 0

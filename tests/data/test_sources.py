@@ -100,6 +100,28 @@ def test_limit_takes_the_first_training_images_and_all_of_the_test_set(small_cif
     assert part.val is None and len(part.test) == 120 and part.train.class_names == tuple(CIFAR10_CLASSES)
 
 
+def test_a_limit_on_an_image_folder_takes_all_classes(tmp_path):
+    from PIL import Image
+
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            Image.new("RGB", (32, 32)).save(tmp_path / name / f"{number}.png")
+    data = open_data(DataRecipe(source=str(tmp_path), limit=20, val_fraction=0.0))
+    assert set(data.train.labels) == {0, 1, 2}
+
+
+def test_a_folder_that_holds_an_archive_is_not_taken_for_images(small_cifar):
+    with pytest.raises(DataError, match="holds the archive of cifar10; say --data cifar10 --data-dir"):
+        open_data(DataRecipe(source=str(small_cifar)))
+
+
+@pytest.mark.parametrize("source", ["auto", "cifar10"])
+def test_a_data_dir_that_is_not_there_is_an_error(tmp_path, source):
+    with pytest.raises(DataError, match="there is no such folder"):
+        open_data(DataRecipe(source=source, dir=str(tmp_path / "typo")))
+
+
 def test_an_image_folder_needs_to_be_there(tmp_path):
     with pytest.raises(DataError, match="is neither cifar10"):
         open_data(DataRecipe(source=str(tmp_path / "nowhere")))
