@@ -27,8 +27,8 @@ def run_command(arguments: list[str]) -> int:
     try:
         cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False)
         return 0
-    except click.exceptions.Exit as exit:
-        return exit.exit_code
+    except click.exceptions.Exit as early:
+        return early.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

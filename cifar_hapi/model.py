@@ -76,7 +76,8 @@ class Model(paddle.Model):
         """Train from epoch `initial_epoch` (counted from 0) until `epochs` are complete.
 
         Arguments as in `paddle.Model.fit`. Data is a `paddle.io.Dataset` or any iterable of batches; `num_iters` ends
-        training after that many steps; `verbose`: 0 prints nothing, 1 and 2 show `callbacks.Progress`.
+        training after that many steps; `verbose`: 0 prints nothing, 1 and 2 show `callbacks.Progress`, which has its own
+        pace (`log_freq` is taken and has no use).
         """
         if train_data is None:
             raise ValueError("fit() needs train_data")
@@ -170,8 +171,7 @@ class Model(paddle.Model):
 
     def _evaluate(self, loader: Any, calls: CallbackList, num_iters: int | None = None) -> Logs:
         pace, logs, mean = _Pace(num_iters=num_iters), {}, _MeanLoss()
-        names = (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]
-        calls.on_begin("eval", {"steps": _steps(loader, num_iters), "metrics": names})
+        calls.on_begin("eval", {"steps": _steps(loader, num_iters), "metrics": self._metric_names()})
         self._reset(training=False)
         for step, batch in enumerate(loader):
             calls.on_batch_begin("eval", step, {})
@@ -200,6 +200,9 @@ class Model(paddle.Model):
         if isinstance(self.loss, paddle.nn.Layer):
             self.loss.train() if training else self.loss.eval()
 
+    def _metric_names(self) -> list[str]:
+        return (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]
+
     def _inputs_and_labels(self, batch: Any) -> tuple[list[Any], list[Any]]:
         """A batch, nested as may be, split where Paddle does: the network's inputs come first."""
         parts = paddle.utils.flatten(batch)
@@ -207,10 +210,9 @@ class Model(paddle.Model):
         return parts[:count], parts[count:]
 
     def _callback_list(self, callbacks: list[Callback], **params: Any) -> CallbackList:
-        names = (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]
         calls = CallbackList(callbacks)
         calls.set_model(self)
-        calls.set_params({"metrics": names, "evaluates_within_epoch": True, **params})
+        calls.set_params({"metrics": self._metric_names(), "evaluates_within_epoch": True, **params})
         return calls
 
 

@@ -257,11 +257,15 @@ def _builtin() -> Any:
 def _read_source(source: str | Path) -> tuple[str, str]:
     path = Path(source)
     if isinstance(source, str) and path.suffix != ".toml":
+        if path.is_file():
+            raise RecipeError(f"recipe {source}: is a file whose name does not end in .toml; rename it")
         return source, recipe_text(source)
     try:
         return path.stem, path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {source}: cannot be read: {error}") from None
+    except OSError as error:
+        raise RecipeError(f"recipe {source}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"recipe {source}: cannot be read: not UTF-8 text") from None
 
 
 def _overridden(values: dict[str, Any], path: list[str], value: Any, key: str) -> dict[str, Any]:

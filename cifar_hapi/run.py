@@ -58,8 +58,8 @@ class Run:
         """The recipe as resolved when the run was made."""
         try:
             return Recipe.from_dict(dict(self.manifest["recipe"]), where=f"{self.path / 'run.json'}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"run {self.path}: run.json has no recipe ({error})") from None
+        except (KeyError, TypeError, ValueError):
+            raise RunError(f"run {self.path}: run.json has no recipe") from None
         except RecipeError as error:
             raise RunError(f"{error} (written by another version?)") from None
 
@@ -174,7 +174,7 @@ def _json(value: dict[str, Any]) -> str:
 def _read_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{file.parent} is no run: it has no {file.name}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: cannot be read: {error}") from None

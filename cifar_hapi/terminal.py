@@ -15,9 +15,9 @@ from cifar_hapi.recipe import Recipe
 from cifar_hapi.run import Run
 
 
-def console(quiet: bool = False, stderr: bool = False) -> Console:
+def console(quiet: bool = False) -> Console:
     """Where text goes: no colour or markup is guessed from what it says."""
-    return Console(quiet=quiet, stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    return Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
 def announce(out: Console, run: Run, data: Data, steps: int) -> None:

@@ -91,7 +91,8 @@ def test_what_cannot_be_is_named_with_key_and_value(overrides, message):
     [
         ("resnt20", "did you mean resnet20?"),
         ("../secret", "no recipe is called '../secret'"),
-        ("absent.toml", "recipe absent.toml: cannot be read"),
+        ("absent.toml", "recipe absent.toml: cannot be read: No such file or directory"),
+        (__file__, "does not end in .toml"),
     ],
 )
 def test_a_recipe_that_is_not_there(source, message):
