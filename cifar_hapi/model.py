@@ -76,8 +76,8 @@ class Model(paddle.Model):
         """Train from epoch `initial_epoch` (counted from 0) until `epochs` are complete.
 
         Arguments as in `paddle.Model.fit`. Data is a `paddle.io.Dataset` or any iterable of batches; `num_iters` ends
-        training after that many steps; `verbose`: 0 prints nothing, 1 and 2 show `callbacks.Progress`, which has its own
-        pace (`log_freq` is taken and has no use).
+        training after that many steps; `verbose`: 0 prints nothing, 1 and 2 show `callbacks.Progress`, which has a
+        pace of its own (`log_freq` is taken and has no use).
         """
         if train_data is None:
             raise ValueError("fit() needs train_data")
