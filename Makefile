@@ -41,6 +41,7 @@ smoke: $(INSTALLED)  ## the whole program once, on a few generated images
 
 bench: $(INSTALLED_DEV)  ## the benchmarks (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.loader $(ARGS)
+	@$(BIN)/python -m benchmarks.process_settings $(ARGS)
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
