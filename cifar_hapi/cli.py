@@ -13,7 +13,7 @@ import click
 
 from cifar_hapi._version import __version__
 from cifar_hapi.errors import CifarHapiError
-from cifar_hapi.recipe import Recipe, parse_override, recipe_names, recipe_text
+from cifar_hapi.recipe import Recipe, overrides_by_key, parse_override, recipe_names, recipe_text
 from cifar_hapi.runtime import cache_folder, prepare_process
 
 
@@ -97,13 +97,7 @@ def train(
     \b
     Example:  cifar-hapi train resnet20 --epochs 4 --set schedule.name=one_cycle
     """
-    keys = {"data": "data.source", "data_dir": "data.dir"}
-    changes = {
-        keys.get(name, name): str(value) if name == "data_dir" else value
-        for name, value in named.items()
-        if value is not None
-    }
-    changes |= dict(map(parse_override, overrides))
+    changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
     resolved = Recipe.load(recipe, changes)
     prepare_process()
     from cifar_hapi import terminal

@@ -232,6 +232,17 @@ def recipe_text(name: str) -> str:
     return (_builtin() / f"{name}.toml").read_text(encoding="utf-8")
 
 
+def overrides_by_key(**named: Any) -> dict[str, Any]:
+    """Overrides from the short names that `fit` and the command line share; what is None is not overridden.
+
+    >>> overrides_by_key(epochs=3, data="cifar10", seed=None)
+    {'epochs': 3, 'data.source': 'cifar10'}
+    """
+    keys = {"data": "data.source", "data_dir": "data.dir"}
+    given = {keys.get(name, name): value for name, value in named.items() if value is not None}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+
+
 def parse_override(text: str) -> tuple[str, Any]:
     """Key and value of `KEY=VALUE`; the value is read as TOML, a bare word is a string, `none` unsets.
 

@@ -23,7 +23,7 @@ from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
 from cifar_hapi.model import Model
 from cifar_hapi.optimizer import build_optimizer
-from cifar_hapi.recipe import Recipe
+from cifar_hapi.recipe import Recipe, overrides_by_key
 from cifar_hapi.run import Run, free_run_path, new_run_path, started_run
 from cifar_hapi.runtime import machine, paddle_session, versions
 
@@ -54,14 +54,8 @@ def fit(
     Returns the Run, with `run.model` the trained model, ready to go on. Raises RecipeError, DataError, RunError, and
     `callbacks.NonFiniteLoss` when the loss is no number any more. After Ctrl-C the run is marked "interrupted".
     """
-    named = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "data.source": data,
-        "data.dir": data_dir and str(data_dir),
-    }
-    changes = {key: value for key, value in named.items() if value is not None} | overrides
+    named = overrides_by_key(epochs=epochs, batch_size=batch_size, seed=seed, data=data, data_dir=data_dir)
+    changes = named | overrides
     resolved = recipe.with_overrides(changes) if isinstance(recipe, Recipe) else Recipe.load(recipe, changes)
     check_declared_network(resolved.network)
     path = new_run_path(resolved.name) if run_dir is None else free_run_path(run_dir)

@@ -23,7 +23,7 @@ _TAGS = {"any": 1, "a": 2, "ab": 3, "oihw": 5, "nchw": 5, "nhwc": 22}
 _STATUSES = {1: "out of memory", 2: "invalid arguments", 3: "unimplemented", 5: "runtime error"}
 _FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD = 64, 96, 128
 _DIRECT, _RELU, _RELU_BY_RESULT, _MAX, _AVERAGE, _ADD, _MULTIPLY = 1, 0x20, 0x100, 0x1FF, 0x3FF, 0x1FFF0, 0x1FFF1
-_SRC_MD, _WEIGHTS_MD, _DIFF_WEIGHTS_MD, _WORKSPACE_MD = 129, 131, 132, 135
+_WEIGHTS_MD, _DIFF_WEIGHTS_MD, _WORKSPACE_MD = 131, 132, 135
 _GLOBAL_STATS, _SCALE, _SHIFT, _FUSE_RELU = 1, 2, 4, 8
 
 # What the arguments of primitives are called (dnnl_types.h).
@@ -419,7 +419,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "dnnl_stream_create": (_OUT, c_void_p, c_uint),
     "dnnl_memory_desc_create_with_tag": (_OUT, c_int, _Dims, c_int, c_int),
     "dnnl_memory_desc_destroy": (c_void_p,),
-    "dnnl_memory_desc_equal": (c_void_p, c_void_p),
     "dnnl_memory_create": (_OUT, c_void_p, c_void_p, c_void_p),
     "dnnl_memory_destroy": (c_void_p,),
     "dnnl_memory_set_data_handle": (c_void_p, c_void_p),
