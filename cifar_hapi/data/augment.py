@@ -41,49 +41,83 @@ class Augmentation:
                 raise RecipeError(f"augment.{key} is {getattr(self, key)!r}: it must be {' or '.join(words)}")
 
 
-def augment(
-    images: np.ndarray,
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """What chance has decided for the B images of a batch.
+
+    windows: int64 [2, B], top and left of the crop in the padded image; zeros where nothing is cropped.
+    flipped: bool [B]. squares: int64 [2, B], top and left of the cutout, which may lie outside of the image.
+    """
+
+    windows: np.ndarray
+    flipped: np.ndarray
+    squares: np.ndarray
+
+
+def draw_choices(
+    size: tuple[int, ...],
     indices: np.ndarray,
     epoch: int,
     rng: np.random.Generator,
     augmentation: Augmentation,
     *,
     seed: int = 0,
+) -> Choices:
+    """The random choices for a batch of images of `size` (height, width).
+
+    indices: int64 [B], the place of each image in the set; they, the epoch and the seed of the run decide alternating
+    flips, and rng all else.
+    """
+    batch, (height, width), padding = len(indices), size, augmentation.crop_padding
+    windows, squares = np.zeros((2, 2, batch), np.int64)
+    flipped = np.zeros(batch, bool)
+    if padding:
+        windows = rng.integers(0, 2 * padding + 1, (2, batch))
+    if augmentation.flip == "random":
+        flipped = rng.integers(0, 2, batch, dtype=bool)
+    elif augmentation.flip == "alternating":
+        flipped = _alternating(indices, epoch, seed)
+    if augmentation.cutout:
+        centres = np.stack([rng.integers(0, height, batch), rng.integers(0, width, batch)])
+        squares = centres - augmentation.cutout // 2
+    return Choices(windows, flipped, squares)
+
+
+def augment(
+    images: np.ndarray,
+    choices: Choices,
+    augmentation: Augmentation,
+    *,
     fill: Sequence[int] | np.ndarray = (0, 0, 0),
 ) -> np.ndarray:
     """An augmented copy of a batch, uint8 [B, H, W, C].
 
-    images: uint8 [B, H, W, C], contiguous. indices: int64 [B], the place of each image in the set; they, the
-    epoch and the seed of the run decide alternating flips, and rng all else. fill: uint8 [C], the colour of
-    cutout (the mean colour does what the paper's zero after normalisation does).
+    images: uint8 [B, H, W, C], contiguous. choices: from `draw_choices` for the same augmentation. fill: uint8 [C],
+    the colour of cutout (the mean colour does what the paper's zero after normalisation does).
     """
     # A pixel is one item of C bytes: moved whole, flips took half the time, cutout an eighth (NumPy 2.4).
     pixels = images.view(f"V{images.shape[-1]}")[..., 0]
     if augmentation.crop_padding:
-        pixels = _random_crop(pixels, rng, augmentation.crop_padding, augmentation.padding_mode)
+        pixels = _crop(pixels, choices.windows, augmentation.crop_padding, augmentation.padding_mode)
     else:
         pixels = pixels.copy()
     if augmentation.flip != "none":
-        if augmentation.flip == "random":
-            flipped = rng.integers(0, 2, len(pixels), dtype=bool)
-        else:
-            flipped = _alternating(indices, epoch, seed)
-        pixels[flipped] = pixels[flipped, :, ::-1]
+        pixels[choices.flipped] = pixels[choices.flipped, :, ::-1]
     if augmentation.cutout:
-        squares = _random_squares(pixels.shape, rng, augmentation.cutout)
-        pixels[squares] = np.asarray(fill, np.uint8).view(pixels.dtype)
+        inside = _inside(choices.squares, pixels.shape, augmentation.cutout)
+        pixels[inside] = np.asarray(fill, np.uint8).view(pixels.dtype)
     return pixels[..., None].view(np.uint8)
 
 
 _PAD_MODES: dict[str, Literal["reflect", "constant"]] = {"reflect": "reflect", "zero": "constant"}
 
 
-def _random_crop(pixels: np.ndarray, rng: np.random.Generator, padding: int, mode: str) -> np.ndarray:
+def _crop(pixels: np.ndarray, windows: np.ndarray, padding: int, mode: str) -> np.ndarray:
     batch, height, width = pixels.shape
     padded = np.pad(pixels, ((0, 0), (padding, padding), (padding, padding)), mode=_PAD_MODES[mode])
-    windows = sliding_window_view(padded, (height, width), axis=(1, 2))
-    top, left = rng.integers(0, 2 * padding + 1, (2, batch))
-    crops: np.ndarray = windows[np.arange(batch), top, left]
+    views = sliding_window_view(padded, (height, width), axis=(1, 2))
+    top, left = windows
+    crops: np.ndarray = views[np.arange(batch), top, left]
     return crops
 
 
@@ -94,13 +128,12 @@ def _alternating(indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
     return flipped
 
 
-def _random_squares(shape: tuple[int, ...], rng: np.random.Generator, side: int) -> np.ndarray:
-    """A square around a random pixel of each image, bool [B, H, W]."""
-    batch, height, width = shape
-    top = rng.integers(0, height, (batch, 1)) - side // 2
-    left = rng.integers(0, width, (batch, 1)) - side // 2
+def _inside(squares: np.ndarray, shape: tuple[int, ...], side: int) -> np.ndarray:
+    """Which pixels lie in the square of their image, bool [B, H, W]."""
+    _, height, width = shape
+    top, left = squares[:, :, None]
     rows, columns = np.arange(height), np.arange(width)
     in_rows = (top <= rows) & (rows < top + side)
     in_columns = (left <= columns) & (columns < left + side)
-    squares: np.ndarray = in_rows[:, :, None] & in_columns[:, None, :]
-    return squares
+    inside: np.ndarray = in_rows[:, :, None] & in_columns[:, None, :]
+    return inside

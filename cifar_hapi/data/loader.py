@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from cifar_hapi.data.augment import Augmentation, augment
+from cifar_hapi.data.augment import Augmentation, Choices, augment, draw_choices
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.normalisation import DataFormat, normalise
 from cifar_hapi.errors import DataError, RecipeError
@@ -78,22 +78,32 @@ class BatchLoader:
 
     def batch(self, epoch: int, step: int) -> Batch:
         """The batch of one step, both counted from 0; new arrays at each call."""
-        if not 0 <= step < len(self):
-            raise IndexError(f"step {step}: an epoch has {len(self)}, counted from 0")
-        place = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        indices = self._order(epoch)[place]
+        indices = self.indices(epoch, step)
         images = self.image_set.images.take(indices, axis=0)
         if self.augmentation:
-            images = augment(
-                images,
-                indices,
-                epoch,
-                _generator(self.seed, _AUGMENTATION, epoch, step),
-                self.augmentation,
-                seed=self.seed,
-                fill=np.rint(255 * np.asarray(self.mean)),
-            )
+            images = augment(images, self.choices(epoch, step), self.augmentation, fill=self.fill)
         return normalise(images, self.mean, self.std, self.data_format), self.image_set.labels[indices]
+
+    def indices(self, epoch: int, step: int) -> np.ndarray:
+        """The places in the set of the images of one step, int64 [B]."""
+        return self._order(epoch)[self._part(step)]
+
+    def choices(self, epoch: int, step: int) -> Choices:
+        """What chance decides for the images of one step."""
+        size, indices = self.image_set.images.shape[1:3], self.indices(epoch, step)
+        rng = _generator(self.seed, _AUGMENTATION, epoch, step)
+        return draw_choices(size, indices, epoch, rng, self.augmentation or Augmentation(), seed=self.seed)
+
+    @property
+    def fill(self) -> np.ndarray:
+        """The colour of cutout, uint8 [C]."""
+        return np.rint(255 * np.asarray(self.mean)).astype(np.uint8)
+
+    def _part(self, step: int) -> slice:
+        """Which of an epoch's images, in its order, are those of one step."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step}: an epoch has {len(self)}, counted from 0")
+        return slice(step * self.batch_size, (step + 1) * self.batch_size)
 
     def _order(self, epoch: int) -> np.ndarray:
         size = len(self.image_set)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hapi.data.augment import Augmentation, augment
+from cifar_hapi.data.augment import Augmentation, augment, draw_choices
 from cifar_hapi.errors import RecipeError
 
 
@@ -11,9 +11,11 @@ def random_images(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-def augmented(images, augmentation, *, indices=None, epoch=0, stream=0, **more):
+def augmented(images, augmentation, *, indices=None, epoch=0, stream=0, seed=0, **more):
     indices = np.arange(len(images)) if indices is None else indices
-    return augment(images, indices, epoch, np.random.default_rng(stream), augmentation, **more)
+    rng = np.random.default_rng(stream)
+    choices = draw_choices(images.shape[1:3], indices, epoch, rng, augmentation, seed=seed)
+    return augment(images, choices, augmentation, **more)
 
 
 def windows_one_by_one(image, padding, mode):
