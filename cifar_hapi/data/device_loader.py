@@ -1,0 +1,75 @@
+"""Batches that are made where the network runs, from a set that was moved there once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+
+from cifar_hapi.data.augment import Augmentation
+from cifar_hapi.data.device_augment import source_pixels
+from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.loader import BatchLoader
+
+_SHARE = 4  # a set may take a quarter of a GPU's memory; the network and its feature maps need the rest
+
+
+def fits_on(device: str, *sets: ImageSet | None) -> bool:
+    """Whether `device` is a GPU of whose memory (all of it, whoever uses it) the pixels take a quarter at most."""
+    if not device.startswith("gpu"):
+        return False
+    memory = paddle.device.cuda.get_device_properties(device).total_memory
+    return sum(images.images.nbytes for images in sets if images) * _SHARE <= int(memory)
+
+
+class DeviceLoader(BatchLoader):
+    """A `BatchLoader` whose set stays on Paddle's current device, where batches are gathered, augmented and normalised.
+
+    Arguments and batches are those of `BatchLoader`, to within float32 rounding, as `paddle.Tensor`s on the device:
+    the same random choices are drawn on the host, and moved once an epoch. No thread makes batches ahead: a GPU works
+    through its queue while Python goes on.
+    """
+
+    def __init__(self, image_set: ImageSet, batch_size: int, **options: Any) -> None:
+        super().__init__(image_set, batch_size, prefetch=0, **options)
+        channels = image_set.images.shape[-1]
+        black_and_fill = [np.zeros(channels, np.uint8), self.fill]
+        # One pixel a row, so that an augmented batch is a single gather.
+        self._pixels = paddle.to_tensor(np.concatenate([image_set.images.reshape(-1, channels), black_and_fill]))
+        self._labels = paddle.to_tensor(image_set.labels)
+        self._centre = paddle.to_tensor(255 * np.asarray(self.mean, np.float32))
+        self._scale = paddle.to_tensor(1 / (255 * np.asarray(self.std, np.float32)))
+        self._drawn: tuple[int, Any] | None = None
+
+    def batch(self, epoch: int, step: int) -> Any:
+        """The batch of one step, both counted from 0: images float32 and labels int64 [B], on the device."""
+        drawn = self._epoch(epoch)[:, self._part(step)]
+        indices, flipped, windows, squares = drawn[0], drawn[1].astype("bool"), drawn[2:4], drawn[4:6]
+        _, height, width, channels = self.image_set.images.shape
+        places = source_pixels(
+            indices,
+            windows,
+            flipped,
+            squares,
+            (height, width),
+            self.augmentation or Augmentation(),
+            black=self._pixels.shape[0] - 2,
+            fill=self._pixels.shape[0] - 1,
+        )
+        pixels = paddle.gather(self._pixels, places.flatten()).reshape([-1, height, width, channels])
+        images = (pixels.astype("float32") - self._centre) * self._scale
+        if self.data_format == "NCHW":
+            images = images.transpose([0, 3, 1, 2])
+        return images, paddle.gather(self._labels, indices)
+
+    def _epoch(self, epoch: int) -> Any:
+        """What is drawn for all steps of an epoch, int64 [6, images]: indices, flips, windows and squares."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            steps = [self._step(epoch, step) for step in range(len(self))]
+            self._drawn = (epoch, paddle.to_tensor(np.concatenate(steps, axis=1)))
+        return self._drawn[1]
+
+    def _step(self, epoch: int, step: int) -> np.ndarray:
+        choices = self.choices(epoch, step)
+        return np.concatenate([[self.indices(epoch, step), choices.flipped], choices.windows, choices.squares])
