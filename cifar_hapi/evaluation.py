@@ -74,7 +74,7 @@ def record_evaluation(
         run.data.mean,
         run.data.std,
         batch_size=recipe.eval_batch_size if batch_size is None else batch_size,
-        data_format=recipe.network.data_format,
+        data_format=recipe.data_format(str(paddle.get_device())),
         verbose=verbose,
     )
     if not math.isfinite(result["loss"]):

@@ -14,9 +14,10 @@ from cifar_hapi.engine import use_engine
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import TopK
+from cifar_hapi.mixed_precision import cpu_precision, use_mixed_precision
 from cifar_hapi.model import Model
 from cifar_hapi.networks import build_network, check_network
-from cifar_hapi.recipe import NetworkRecipe
+from cifar_hapi.recipe import DataFormat, NetworkRecipe
 from cifar_hapi.run import Run
 
 Weights = Literal["latest", "best"]
@@ -28,22 +29,29 @@ def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
     Raises RunError when the run has no such weights, or they are damaged or of another network.
     """
     run = run if isinstance(run, Run) else Run(run)
-    tensors = _read_weights(run, weights)
+    tensors, device = _read_weights(run, weights), str(paddle.get_device())
+    recipe = run.recipe
     try:
-        network = build_declared_network(run.recipe.network, len(run.data.class_names))
+        network = build_declared_network(recipe.network, len(run.data.class_names), recipe.data_format(device))
     except RecipeError as error:
         raise RunError(f"run {run.path}: {error}") from None
     _set_weights(network, tensors, str(run.path))
-    use_engine(network, run.recipe.engine, run.recipe.precision, str(paddle.get_device()))
+    use_engine(network, recipe.engine, cpu_precision(recipe.precision), device)
+    use_mixed_precision(network, recipe.precision, device)
     network.eval()
     model = Model(network)
     model.prepare(loss=CrossEntropy(), metrics=[TopK()])
     return model
 
 
-def build_declared_network(recipe: NetworkRecipe, num_classes: int) -> paddle.nn.Layer:
-    """The network that a recipe declares; `num_classes` is the data's, used where the recipe names none."""
-    return build_network(**_declared(recipe, num_classes))
+def build_declared_network(
+    recipe: NetworkRecipe, num_classes: int, data_format: DataFormat = "NCHW"
+) -> paddle.nn.Layer:
+    """The network that a recipe declares; `num_classes` is the data's, used where the recipe names none.
+
+    data_format: what `auto` is here, as `Recipe.data_format` tells.
+    """
+    return build_network(**{"data_format": data_format, **_declared(recipe, num_classes)})
 
 
 def check_declared_network(recipe: NetworkRecipe) -> None:
@@ -77,8 +85,8 @@ def _checkpoint_name(run: Run, weights: Weights) -> str:
 
 
 def _declared(recipe: NetworkRecipe, num_classes: int) -> dict[str, Any]:
-    """The arguments of `build_network`; what is absent from the recipe is left to the network."""
-    given = {key: value for key, value in dataclasses.asdict(recipe).items() if value is not None}
+    """The arguments of `build_network`; what is absent from the recipe, or "auto", is left to the network."""
+    given = {key: value for key, value in dataclasses.asdict(recipe).items() if value not in (None, "auto")}
     return {"num_classes": num_classes, **given}
 
 

@@ -20,6 +20,7 @@ from paddle.hapi.callbacks import (
 from paddle.io import DataLoader, Dataset, DistributedBatchSampler
 
 from callbacks import Progress
+from cifar_hapi.mixed_precision import GradScaler
 
 Logs = dict[str, Any]
 
@@ -41,6 +42,7 @@ class Model(paddle.Model):
     optimizer: Any = None
     loss: Any = None
     metrics: Sequence[Any] = ()
+    scaler: Any = None
 
     def prepare(
         self,
@@ -49,10 +51,14 @@ class Model(paddle.Model):
         metrics: Any = None,
         amp_configs: Any = None,
     ) -> None:
-        """As `paddle.Model.prepare`; what is given can be read back as `optimizer`, `loss` and `metrics`."""
+        """As `paddle.Model.prepare`; what is given can be read back as `optimizer`, `loss` and `metrics`.
+
+        With `amp_configs`, `scaler` is the `GradScaler` that training will use; else it is None.
+        """
         super().prepare(optimizer, loss, metrics, amp_configs)
         self.optimizer, self.loss = optimizer, loss
         self.metrics = _as_list(metrics or [])
+        self.scaler = self._use_scaler()
 
     def fit(
         self,
@@ -199,6 +205,12 @@ class Model(paddle.Model):
             metric.reset()
         if isinstance(self.loss, paddle.nn.Layer):
             self.loss.train() if training else self.loss.eval()
+
+    def _use_scaler(self) -> Any:
+        """The scaler that Paddle would make at the first step, made now so that its state can be loaded before."""
+        adapter = self._adapter  # private: the adapter, what it read in amp_configs, and where it keeps the scaler
+        self._scaler = None if adapter._amp_level == "O0" else GradScaler(**adapter._amp_configs)
+        return self._scaler
 
     def _metric_names(self) -> list[str]:
         return (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]

@@ -67,14 +67,12 @@ def predict(
     Raises RunError for a run or weights that can't be used, DataError for images that can't be read or are of no use.
     """
     run = run if isinstance(run, Run) else Run(run)
-    recipe = run.recipe
-    array, sources = _as_array(images, recipe.data.image_size)
+    array, sources = _as_array(images, run.recipe.data.image_size)
     names = run.data.class_names
     unlabelled = ImageSet(array, np.zeros(len(array), dtype=np.int64), names)
-    loader = BatchLoader(
-        unlabelled, batch_size, mean=run.data.mean, std=run.data.std, data_format=recipe.network.data_format
-    )
-    with paddle_session(device):
+    with paddle_session(device) as device_name:
+        data_format = run.recipe.data_format(device_name)
+        loader = BatchLoader(unlabelled, batch_size, mean=run.data.mean, std=run.data.std, data_format=data_format)
         (logits,) = load(run, weights).predict(loader, stack_outputs=True, verbose=0)
     probabilities = softmax(logits)
     labels = probabilities.argmax(axis=1)

@@ -74,6 +74,8 @@ def paddle_session(device: str = "auto", seed: int | None = None) -> Iterator[st
         with warnings.catch_warnings():
             # Paddle says so of every batch norm that trains, as if it were news.
             warnings.filterwarnings("ignore", message="When training, we now always track")
+            # Paddle says so of every batch that its own Model is handed as tensors.
+            warnings.filterwarnings("ignore", message="To copy construct from a tensor")
             yield str(paddle.get_device())
     finally:
         paddle.set_device(before_device)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import paddle
 from paddle.callbacks import Callback
 
 from callbacks import Checkpoint, History, Progress, TerminateOnNaN
 from cifar_hapi import terminal
 from cifar_hapi.data.augment import Augmentation
-from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.device_loader import DeviceLoader, fits_on
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.engine import use_engine
@@ -21,6 +23,7 @@ from cifar_hapi.evaluation import record_evaluation
 from cifar_hapi.loading import build_declared_network, check_declared_network
 from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
+from cifar_hapi.mixed_precision import cpu_precision, gpu_precision, use_mixed_precision
 from cifar_hapi.model import Model
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe, overrides_by_key
@@ -62,7 +65,7 @@ def fit(
     with paddle_session(device, resolved.seed) as device_name:
         images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
         model, loaders = build_training(resolved, images)
-        engine = use_engine(model.network, resolved.engine, resolved.precision, device_name)
+        engine = use_engine(model.network, resolved.engine, cpu_precision(resolved.precision), device_name)
         with started_run(path, _manifest(resolved, images, device_name, engine), model) as run:
             talk = terminal.console(quiet=not verbose)
             terminal.announce(talk, run, images, len(loaders[0]))
@@ -83,26 +86,41 @@ def fit(
 
 
 def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader, BatchLoader | None]]:
-    """The prepared model, and the loaders of the training and the validation images (None if none are held out)."""
-    training = _training_loader(recipe, data)
+    """The prepared model, and the loaders of the training and the validation images (None if none are held out).
+
+    On Paddle's current device, as `recipe` wants it there: data format, mixed precision, images on the device.
+    """
+    device = str(paddle.get_device())
+    data_format = recipe.data_format(device)
+    loader = partial(DeviceLoader if _on_device(recipe, data, device) else BatchLoader, data_format=data_format)
+    training = _training_loader(loader, recipe, data)
     classes, asked = len(data.train.class_names), recipe.network.num_classes
     if asked not in (None, classes):
         raise RecipeError(f"network.num_classes = {asked}: {data.name} has {classes} classes; leave the key out")
-    network = build_declared_network(recipe.network, classes)
+    network = build_declared_network(recipe.network, classes, data_format)
+    precision = use_mixed_precision(network, recipe.precision, device)
     model = Model(network)
     optimizer = build_optimizer(recipe.optimizer, recipe.schedule, network, len(training), recipe.epochs)
-    model.prepare(optimizer, build_loss(recipe.loss), [TopK()])
-    return model, (training, None if data.val is None else _evaluation_loader(recipe, data, data.val))
+    scaling = "O1" if precision == "float16" else None
+    model.prepare(optimizer, build_loss(recipe.loss), [TopK()], amp_configs=scaling)
+    if data.val is None:
+        return model, (training, None)
+    return model, (training, loader(data.val, recipe.eval_batch_size, mean=data.mean, std=data.std))
 
 
-def _training_loader(recipe: Recipe, data: Data) -> BatchLoader:
+def _on_device(recipe: Recipe, data: Data, device: str) -> bool:
+    asked = recipe.data.on_device
+    return fits_on(device, data.train, data.val) if asked == "auto" else asked
+
+
+def _training_loader(loader: Callable[..., BatchLoader], recipe: Recipe, data: Data) -> BatchLoader:
     augmentation = Augmentation(
         crop_padding=recipe.augment.crop_padding,
         padding_mode=recipe.augment.padding_mode,
         flip=recipe.augment.flip,
         cutout=recipe.augment.cutout,
     )
-    return BatchLoader(
+    return loader(
         data.train,
         recipe.batch_size,
         augmentation=augmentation,
@@ -111,13 +129,6 @@ def _training_loader(recipe: Recipe, data: Data) -> BatchLoader:
         shuffle=True,
         drop_last=len(data.train) >= recipe.batch_size,  # batch norm should not see a last batch of a few images
         seed=recipe.seed,
-        data_format=recipe.network.data_format,
-    )
-
-
-def _evaluation_loader(recipe: Recipe, data: Data, images: ImageSet) -> BatchLoader:
-    return BatchLoader(
-        images, recipe.eval_batch_size, mean=data.mean, std=data.std, data_format=recipe.network.data_format
     )
 
 
@@ -138,7 +149,7 @@ def _manifest(recipe: Recipe, data: Data, device: str, engine: str) -> dict[str,
         "seed": recipe.seed,
         "device": device,
         "engine": engine,
-        "precision": recipe.precision,
+        "precision": cpu_precision(recipe.precision) if engine == "onednn" else gpu_precision(recipe.precision, device),
         "versions": versions(),
         "machine": machine(),
         "command": sys.argv,

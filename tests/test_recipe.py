@@ -76,7 +76,8 @@ def test_a_recipe_cannot_be_changed():
         ({"checkpoint.monitor": "eval_accuracy"}, "checkpoint.monitor = 'eval_accuracy': input should be 'eval_acc'"),
         ({"name": "../../escape"}, "name = '../../escape'"),
         ({"name": ""}, "name = ''"),
-        ({"precision": "bfloat16"}, "precision = bfloat16: needs engine = onednn"),
+        ({"precision": "float8"}, "precision = 'float8': input should be 'float32', 'bfloat16' or 'float16'"),
+        ({"data.on_device": "maybe"}, "data.on_device = 'maybe': input should be 'auto', True or False"),
         ({"engine": "warp"}, "engine = 'warp': input should be 'auto', 'native' or 'onednn'"),
     ],
 )
@@ -84,6 +85,23 @@ def test_what_cannot_be_is_named_with_key_and_value(overrides, message):
     with pytest.raises(RecipeError) as caught:
         Recipe.load("resnet20", overrides)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "device", "expected"),
+    [
+        ("auto", "float32", "cpu", "NCHW"),
+        ("auto", "bfloat16", "cpu", "NCHW"),
+        ("auto", "float32", "gpu:0", "NCHW"),
+        ("auto", "bfloat16", "gpu:0", "NHWC"),
+        ("auto", "float16", "gpu", "NHWC"),
+        ("NCHW", "float16", "gpu:0", "NCHW"),
+        ("NHWC", "float32", "cpu", "NHWC"),
+    ],
+)
+def test_the_automatic_data_format_is_channels_last_for_16_bits_on_a_gpu(asked, precision, device, expected):
+    recipe = Recipe.load("quick", {"network.data_format": asked, "precision": precision})
+    assert recipe.data_format(device) == expected
 
 
 @pytest.mark.parametrize(

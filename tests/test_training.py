@@ -13,7 +13,11 @@ from paddle.callbacks import Callback
 from small_training import small_fit
 
 from callbacks import NonFiniteLoss
-from cifar_hapi import DataError, Recipe, RecipeError, Run, RunError, evaluate, fit, load
+from cifar_hapi import DataError, Recipe, RecipeError, Run, RunError, evaluate, fit, load, predict
+from cifar_hapi.data.device_loader import DeviceLoader
+from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.sources import open_data
+from cifar_hapi.training import build_training
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,48 @@ def test_channels_last_trains_as_channels_first_does(small_cifar, tmp_path, run)
     other = small_fit(small_cifar, tmp_path / "nhwc", epochs=1, **{"network.data_format": "NHWC"})
     first = small_fit(small_cifar, tmp_path / "nchw", epochs=1)
     assert other.history[0]["loss"] == pytest.approx(first.history[0]["loss"], rel=1e-2)
+
+
+@pytest.mark.filterwarnings("error:To copy construct")
+def test_images_that_live_on_the_device_train_as_those_of_the_host_do(small_cifar, tmp_path, run):
+    there = small_fit(small_cifar, tmp_path / "there", **{"data.on_device": True})
+    for found, expected in zip(there.history, run.history, strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_what_may_compute_in_16_bits_computes_in_float32_where_the_device_cannot(small_cifar, tmp_path, run, precision):
+    allowed = small_fit(small_cifar, tmp_path / "allowed", precision=precision, engine="native")
+    assert allowed.manifest["precision"] == "float32" and allowed.recipe.precision == precision
+    assert_same(weights_of(allowed.model), weights_of(run.model))
+
+
+@pytest.mark.parametrize(("precision", "scaled"), [("float32", False), ("bfloat16", False), ("float16", True)])
+@pytest.mark.filterwarnings("ignore:AmpScaler")
+def test_only_float16_has_its_loss_scaled(small_cifar, monkeypatch, precision, scaled):
+    monkeypatch.setattr("cifar_hapi.mixed_precision.gpu_precision", lambda allowed, device: allowed)
+    recipe = Recipe.load("quick", {"precision": precision, "data.source": "cifar10", "data.dir": str(small_cifar)})
+    model, _ = build_training(recipe, open_data(recipe.data))
+    assert (model.scaler is not None) == scaled
+
+
+@pytest.mark.parametrize("on_device", ["auto", True, False])
+def test_automatically_images_live_on_a_gpu_that_has_room(small_cifar, monkeypatch, on_device):
+    monkeypatch.setattr("cifar_hapi.training.fits_on", lambda device, train, val: (len(train), len(val)) == (540, 60))
+    options = {"data.source": "cifar10", "data.dir": str(small_cifar), "data.on_device": on_device}
+    recipe = Recipe.load("quick", options)
+    _, loaders = build_training(recipe, open_data(recipe.data))
+    assert {type(loader) for loader in loaders} == {BatchLoader if on_device is False else DeviceLoader}
+
+
+def test_a_run_goes_from_one_data_format_to_the_other(small_cifar, run, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    before, probabilities = evaluate(run), predict(run, images).probabilities
+    monkeypatch.setattr(Recipe, "data_format", lambda recipe, device: "NHWC")
+    assert load(run).network.stem.conv._data_format == "NHWC"
+    assert evaluate(run)["loss"] == pytest.approx(before["loss"], rel=1e-5)
+    np.testing.assert_allclose(predict(run, images).probabilities, probabilities, rtol=1e-4, atol=1e-6)
 
 
 def test_without_validation_images_nothing_is_called_best(small_cifar, tmp_path):
