@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 
@@ -117,6 +118,23 @@ def test_only_float16_has_its_loss_scaled(small_cifar, monkeypatch, precision, s
     recipe = Recipe.load("quick", {"precision": precision, "data.source": "cifar10", "data.dir": str(small_cifar)})
     model, _ = build_training(recipe, open_data(recipe.data))
     assert (model.scaler is not None) == scaled
+
+
+def test_training_evaluation_and_what_is_loaded_compute_in_the_same_precision(small_cifar, tmp_path, monkeypatch):
+    casts = []
+
+    @contextlib.contextmanager
+    def auto_cast(enable=True, level="O1", dtype="float16"):
+        casts.append(dtype if enable else None)
+        yield
+
+    monkeypatch.setattr("cifar_hapi.mixed_precision.gpu_precision", lambda allowed, device: allowed)
+    monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
+    run = small_fit(small_cifar, tmp_path / "run", epochs=1, precision="bfloat16", engine="native")
+    forwards = 5 + 1 + 1  # batches of training, validation and test images
+    assert casts.count("bfloat16") == forwards
+    load(run).predict_batch([np.zeros((1, 3, 32, 32), "float32")])
+    assert casts.count("bfloat16") == forwards + 1
 
 
 @pytest.mark.parametrize("on_device", ["auto", True, False])
