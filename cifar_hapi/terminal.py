@@ -29,7 +29,7 @@ def announce(out: Console, run: Run, data: Data, steps: int) -> None:
         ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
         ("from", _short(data.source)),
         ("network", f"{recipe.network.name}, {parameters / 1e6:.2f} M parameters"),
-        ("engine", f"{run.manifest['engine']}, {run.manifest['precision']}, on {run.manifest['device']}"),
+        ("engine", "{engine} ({engine_reason}), {precision}, on {device}".format(**run.manifest)),
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
         ("run", str(run.path)),
     ]

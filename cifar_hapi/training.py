@@ -17,7 +17,7 @@ from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
-from cifar_hapi.engine import use_engine
+from cifar_hapi.engine import EngineChoice, use_engine
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.evaluation import record_evaluation
 from cifar_hapi.loading import build_declared_network, check_declared_network
@@ -141,15 +141,16 @@ def _callbacks(recipe: Recipe, run: Run) -> list[Callback]:
     ]
 
 
-def _manifest(recipe: Recipe, data: Data, device: str, engine: str) -> dict[str, Any]:
+def _manifest(recipe: Recipe, data: Data, device: str, engine: EngineChoice) -> dict[str, Any]:
     return {
         "format": 1,
         "recipe": recipe.to_dict(),
         "data": data.identity().to_dict(),
         "seed": recipe.seed,
         "device": device,
-        "engine": engine,
-        "precision": cpu_precision(recipe.precision) if engine == "onednn" else gpu_precision(recipe.precision, device),
+        "engine": engine.engine,
+        "engine_reason": engine.why,
+        "precision": engine.precision if engine.engine == "onednn" else gpu_precision(recipe.precision, device),
         "versions": versions(),
         "machine": machine(),
         "command": sys.argv,

@@ -1,5 +1,5 @@
-"""How a network's layers are executed: by Paddle's own kernels, or by the oneDNN library that its wheel carries."""
+"""How layers are executed fast on this device: the choice, and the wheel's oneDNN called from Python."""
 
-from cifar_hapi.engine.choice import use_engine
+from cifar_hapi.engine.choice import Availability, EngineChoice, onednn_availability, use_engine
 
-__all__ = ["use_engine"]
+__all__ = ["Availability", "EngineChoice", "onednn_availability", "use_engine"]

@@ -1,28 +1,62 @@
-"""Which engine a network runs on."""
+"""Which engine a network runs on, and in which precision."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from cifar_hapi.engine import onednn
 from cifar_hapi.engine.execution import accelerate
+from cifar_hapi.engine.self_check import disagreement
 from cifar_hapi.errors import RecipeError
 
 
-def use_engine(network: Any, name: str, precision: onednn.Dtype, device: str) -> str:
-    """Make `network` run on the engine called `name`; which one that is.
+@dataclass(frozen=True)
+class Availability:
+    """Whether the oneDNN engine can be used: `why` it can't, or which version it is; `native_bfloat16`: by the CPU."""
 
-    `auto` is `native` until the engine is complete. Raises RecipeError, naming what is missing, for an engine that
-    cannot be had.
-    """
-    if name != "onednn":
-        return "native"  # in float32: the recipe allows it nothing else
+    usable: bool
+    why: str
+    native_bfloat16: bool = False
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What a network runs on: `engine` is native or onednn; `precision` that of its convolutions; `why`, a clause."""
+
+    engine: str
+    precision: str
+    why: str
+
+
+def onednn_availability(device: str = "cpu") -> Availability:
+    """Whether networks on `device` can run on the oneDNN of Paddle's wheel; the first call runs a self-check."""
     if not device.startswith("cpu"):
-        raise RecipeError(f"engine = 'onednn': runs on a CPU, not on {device}")
+        return Availability(False, f"it runs on a CPU, not on {device}")
     try:
-        onednn.library()
-    except onednn.OneDNNError as error:
-        raise RecipeError(f"engine = 'onednn': {error}") from None
-    if not accelerate(network, precision):
-        raise RecipeError("engine = 'onednn': does not know all layers of this network")
-    return "onednn"
+        version = onednn.version()
+        different = disagreement("float32")
+    except (onednn.OneDNNError, AttributeError, OSError) as error:  # not there, or not the functions that are needed
+        return Availability(False, str(error))
+    if different:
+        return Availability(False, f"oneDNN {version} failed the self-check: {different}")
+    bfloat16 = onednn.native_bfloat16() and disagreement("bfloat16") is None
+    return Availability(True, f"oneDNN {version}", bfloat16)
+
+
+def use_engine(network: Any, engine: str, precision: str, device: str) -> EngineChoice:
+    """Make `network` run on `engine`: native, onednn, or `auto`, which is onednn where that is possible.
+
+    precision: the lowest that is allowed. bfloat16 is used where the CPU computes it natively. Raises RecipeError,
+    naming what is missing, for an engine that is asked for by name and cannot be had.
+    """
+    if engine == "native":
+        return EngineChoice("native", "float32", "as the recipe says")
+    found = onednn_availability(device)
+    dtype: onednn.Dtype = "bfloat16" if precision == "bfloat16" and found.native_bfloat16 else "float32"
+    if found.usable and accelerate(network, dtype):
+        return EngineChoice("onednn", dtype, found.why)
+    why = "no layer of this network is one that the oneDNN engine knows" if found.usable else found.why
+    if engine == "onednn":
+        raise RecipeError(f"engine = 'onednn': {why}")
+    return EngineChoice("native", "float32", why)

@@ -1,134 +1,224 @@
-"""How a network runs on the engine: its forward pass is replaced, its parameters and its state stay where they are."""
+"""How a network runs on the engine: forward passes are replaced; its parameters and its state stay where they are."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import paddle
 from paddle.autograd import PyLayer
 
-from cifar_hapi.engine import onednn
+from cifar_hapi.engine import layers, onednn
 from cifar_hapi.engine.inference_program import InferenceProgram
+from cifar_hapi.engine.program import NoFastForm, Tensors
 from cifar_hapi.engine.trace import Trace, trace
 from cifar_hapi.engine.training_program import TrainingProgram
-from cifar_hapi.networks.layers import ConvNorm
 from cifar_hapi.runtime import threads
 
-_MOST_SHAPES = 4  # of input that programs are kept for; each holds the memory of a whole pass
+_MOST_BYTES = 2 * 2**30  # of idle programs of a network; those for the latest shape and modes are always kept
+_MOST_IDLE = 2  # programs of one shape and mode that are kept when nobody uses them
 
 
 def accelerate(network: paddle.nn.Layer, dtype: onednn.Dtype) -> bool:
-    """Make `network` run on oneDNN from now on; whether it is one that can (see `trace`)."""
-    found = trace(network)
-    if found is None:
-        return False
-    network.forward = _Execution(network, found, dtype)
-    return True
+    """Make `network` run on oneDNN from now on: as a whole, or those of its sub-layers that can; whether any can.
+
+    How its `forward` passes feature maps from layer to layer is looked at once for each combination of layers in
+    training and in evaluation mode: it must depend on nothing else. What the engine cannot run, and inputs and states
+    of the network that it isn't made for, run natively.
+    """
+    return _accelerate(network, dtype, frozenset())
 
 
 def restore(network: paddle.nn.Layer) -> None:
     """Undo `accelerate`."""
-    if isinstance(network.__dict__.get("forward"), _Execution):
-        del network.forward
+    for layer in [network, *network.sublayers()]:
+        if isinstance(layer.__dict__.get("forward"), _Execution):
+            del layer.forward
+
+
+def accelerated(network: paddle.nn.Layer) -> bool:
+    """Whether any part of `network` runs on oneDNN."""
+    return any(isinstance(layer.__dict__.get("forward"), _Execution) for layer in [network, *network.sublayers()])
+
+
+def _accelerate(network: paddle.nn.Layer, dtype: onednn.Dtype, unknown: frozenset[int]) -> bool:
+    if "forward" in network.__dict__:
+        return False
+    if trace(network, unknown):
+        network.forward = _Execution(network, dtype, unknown)
+        return True
+    found = [_accelerate(child, dtype, unknown) for child in network.children()]
+    return any(found)
 
 
 class _Execution:
-    """The forward pass of one network."""
+    """The forward pass of a network, or of a part of one that is run as a whole."""
 
-    def __init__(self, network: paddle.nn.Layer, path: Trace, dtype: onednn.Dtype):
-        self._native = network.forward
-        self._trace, self._dtype = path, dtype
-        self._network = network
-        self._blocks = [operation.layer for operation in path.operations if isinstance(operation.layer, ConvNorm)]
-        self._channels_last = self._blocks[0].conv._data_format == "NHWC"
-        self._programs: OrderedDict[Any, list[Any]] = OrderedDict()
+    def __init__(self, network: paddle.nn.Layer, dtype: onednn.Dtype, unknown: frozenset[int]):
+        self._network, self._dtype, self._unknown = network, dtype, unknown
+        self._inside = network.sublayers(include_self=True)
+        self._traces: dict[Any, Trace | None] = {}
+        self._programs = _Programs()
+        self._checked: Any = None
 
-    def __call__(self, x: Any) -> Any:
-        if not self._can_run(x):
-            return self._native(x)
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        path = self._path() if len(inputs) == 1 and not named and _is_map(inputs[0]) else None
+        if path is None:
+            return self._native(*inputs, **named)
+        try:
+            result = self._run(path, inputs[0].contiguous())
+        except NoFastForm as error:
+            return self._without(error.layer)(*inputs)
+        for layer in path.tail:
+            result = layer(result)
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Execution:
+        return _Execution(memo[id(self._network)], self._dtype, frozenset())
+
+    def _native(self, *inputs: Any, **named: Any) -> Any:
+        return type(self._network).forward(self._network, *inputs, **named)
+
+    def _without(self, layer: Any) -> Callable[..., Any]:
+        """The forward pass once `layer` runs natively, and what is around it on the engine."""
+        if layer is None:
+            return self._native
+        del self._network.forward
+        _accelerate(self._network, self._dtype, self._unknown | {id(layer)})
+        return self._network.forward
+
+    def _path(self) -> Trace | None:
+        """What the network does in its present modes, None if that is not what programs are made for."""
+        if any(layers.has_hooks(layer) for layer in self._inside[1:]):
+            return None
+        modes = tuple(layer.training for layer in self._inside)
+        if modes not in self._traces:
+            del self._network.forward
+            try:
+                self._traces[modes] = trace(self._network, self._unknown)
+            finally:
+                self._network.forward = self
+        return self._traces[modes]
+
+    def _run(self, path: Trace, x: Any) -> Any:
         onednn.set_threads(threads())
-        features = self._train(x) if self._blocks[0].norm.training else self._evaluate(x)
-        for layer in self._trace.tail:
-            features = layer(features)
-        return features
+        parameters = [layers.parameter(*slot) for slot in path.slots]
+        statistics = [layers.parameter(*slot) for slot in path.statistics]
+        tensors = Tensors([each.data_ptr() for each in parameters], [each.data_ptr() for each in statistics])
+        self._check(tensors, [*parameters, *statistics])
+        learning = paddle.is_grad_enabled()
+        needed = tuple(learning and not parameter.stop_gradient for parameter in parameters)
+        input_gradient = learning and not x.stop_gradient
+        batch_statistics = tuple(layers.uses_batch_statistics(layer) for layer, name in path.statistics)
+        key = (id(path), tuple(x.shape), needed, input_gradient, batch_statistics)
+        shape = _channels_first(x.shape) if path.channels_last else x.shape
+        if not any((*needed, input_gradient, *batch_statistics)):
+            lease = self._programs.lease(key, lambda: InferenceProgram(path, shape, self._dtype))
+            return lease.forward(x, tensors)
+        lease = self._programs.lease(key, lambda: TrainingProgram(path, shape, self._dtype, needed, input_gradient))
+        return _Pass.apply(lease, tensors, x, *parameters) if learning else lease.forward(x, tensors)
 
-    def _can_run(self, x: Any) -> bool:
-        """Whether `x` and the state of the layers are what programs are made for."""
-        if not (isinstance(x, paddle.Tensor) and x.ndim == 4 and x.dtype == paddle.float32 and x.place.is_cpu_place()):
-            return False
-        if not x.shape[0] or x.shape[3 if self._channels_last else 1] != self._blocks[0].conv.weight.shape[1]:
-            return False
-        training = self._blocks[0].norm.training
-        if any(block.norm.training is not training or block.norm._use_global_stats for block in self._blocks):
-            return False
-        needs_gradient = paddle.is_grad_enabled() and (
-            not x.stop_gradient or any(not block.conv.weight.stop_gradient for block in self._blocks)
-        )
-        return training or not needs_gradient
+    def _check(self, tensors: Tensors, held: list[Any]) -> None:
+        """Raise NoFastForm unless all tensors are plain memory; forget all programs if shapes have changed."""
+        if self._checked and self._checked[0] == tensors:
+            return
+        if not all(map(_is_plain, held)):
+            raise NoFastForm(None)
+        shapes = [tuple(each.shape) for each in held]
+        if self._checked and self._checked[1] != shapes:
+            self._programs.clear()
+        self._checked = (tensors, shapes)
 
-    def _train(self, x: Any) -> Any:
-        x = x.contiguous()
-        lease = _Lease(self._programs_for(x, True), lambda: self._build(TrainingProgram, x, not x.stop_gradient))
-        return _Features.apply(lease, x, *lease.program.parameters)
 
-    def _evaluate(self, x: Any) -> Any:
-        x = x.contiguous()
-        lease = _Lease(self._programs_for(x, False), lambda: self._build(InferenceProgram, x))
-        features = paddle.empty([x.shape[0], lease.program.features], "float32")
-        lease.program.forward(x.data_ptr(), features.data_ptr())
-        return features
+class _Programs:
+    """Programs that are ready, by what they are for; those not used for longest go when they hold too much memory."""
 
-    def _programs_for(self, x: Any, training: bool) -> list[Any]:
-        key = (tuple(x.shape), training, x.stop_gradient)
-        programs = self._programs.setdefault(key, [])
-        self._programs.move_to_end(key)
-        while len(self._programs) > _MOST_SHAPES:
-            self._programs.popitem(last=False)
-        return programs
+    def __init__(self) -> None:
+        self._idle: OrderedDict[Any, list[Any] | NoFastForm] = OrderedDict()
 
-    def _build(self, kind: Any, x: Any, *more: Any) -> Any:
-        n, *rest = x.shape
-        c, h, w = (rest[2], *rest[:2]) if self._channels_last else rest
-        return kind(self._trace, (n, c, h, w), self._channels_last, self._dtype, *more)
+    def lease(self, key: Any, build: Callable[[], Any]) -> _Lease:
+        """A program that nobody else has. Raises NoFastForm if there can be none."""
+        idle = self._idle.setdefault(key, [])
+        self._idle.move_to_end(key)
+        if isinstance(idle, NoFastForm):
+            raise idle
+        try:
+            program = idle.pop() if idle else build()
+        except NoFastForm as error:
+            self._idle[key] = error
+            raise
+        self._evict()
+        return _Lease(idle, program)
+
+    def clear(self) -> None:
+        self._idle.clear()
+
+    def _evict(self) -> None:
+        held = [[program.bytes for program in idle] if isinstance(idle, list) else [] for idle in self._idle.values()]
+        total = sum(map(sum, held))
+        for key, sizes in zip(list(self._idle)[:-1], held, strict=False):
+            if total <= _MOST_BYTES:
+                return
+            del self._idle[key]
+            total -= sum(sizes)
 
 
 class _Lease:
     """A program that is in use, until its backward pass is done or nobody can ask for one any more."""
 
-    def __init__(self, free: list[Any], build: Any):
-        self._free = free
-        self.program: Any = None  # if building fails
-        self.program = free.pop() if free else build()
+    def __init__(self, idle: list[Any], program: Any):
+        self._idle = idle
+        self.program = program
+
+    def forward(self, x: Any, tensors: Tensors) -> Any:
+        result = paddle.empty(self.program.result, "float32")
+        self.program.forward(x.data_ptr(), result.data_ptr(), tensors)
+        return result
 
     def end(self) -> None:
-        if self.program is not None:
-            self._free.append(self.program)
-            self.program = None
+        program, self.program = self.program, None
+        if program is not None and len(self._idle) < _MOST_IDLE:
+            self._idle.append(program)
 
     def __del__(self) -> None:
         self.end()
 
 
-class _Features(PyLayer):
-    """The features of images, as one step of Paddle's automatic differentiation."""
+class _Pass(PyLayer):
+    """A forward pass, as one step of Paddle's automatic differentiation."""
 
     @staticmethod
-    def forward(ctx: Any, lease: _Lease, x: Any, *parameters: Any) -> Any:
-        features = paddle.empty([x.shape[0], lease.program.features], "float32")
-        lease.program.forward(x.data_ptr(), features.data_ptr())
-        ctx.lease = lease
-        ctx.needed = [not tensor.stop_gradient for tensor in (x, *parameters)]
-        ctx.source_shape = x.shape
-        return features
+    def forward(ctx: Any, lease: _Lease, tensors: Tensors, x: Any, *parameters: Any) -> Any:
+        ctx.lease, ctx.tensors = lease, tensors
+        ctx.shapes = [None if tensor.stop_gradient else tensor.shape for tensor in (x, *parameters)]
+        return lease.forward(x, tensors)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        program = ctx.lease.program  # not None: Paddle itself can't go through a PyLayer twice
-        gradients = [paddle.empty(parameter.shape, "float32") for parameter in program.parameters]
-        source = paddle.empty(ctx.source_shape, "float32") if ctx.needed[0] else None
-        addresses = [tensor.data_ptr() for tensor in gradients]
-        program.backward(gradient.contiguous().data_ptr(), addresses, source.data_ptr() if source is not None else 0)
+        onednn.set_threads(threads())
+        found = [None if shape is None else paddle.empty(shape, "float32") for shape in ctx.shapes]
+        source, *addresses = [0 if each is None else each.data_ptr() for each in found]
+        needed = [address for address in addresses if address]
+        gradient = gradient.contiguous()  # must live as long as its address is used
+        # The program is there: Paddle itself can't go through a PyLayer twice.
+        ctx.lease.program.backward(gradient.data_ptr(), needed, source, ctx.tensors)
         ctx.lease.end()
-        found = [source, *gradients]
-        return tuple(each if needed else None for each, needed in zip(found, ctx.needed, strict=True))
+        return tuple(found)
+
+
+def _is_map(x: Any) -> bool:
+    return isinstance(x, paddle.Tensor) and x.ndim == 4 and _is_float32_on_cpu(x) and min(x.shape) > 0
+
+
+def _is_plain(tensor: Any) -> bool:
+    return _is_float32_on_cpu(tensor) and tensor.is_contiguous()
+
+
+def _is_float32_on_cpu(tensor: Any) -> bool:
+    return bool(tensor.dtype == paddle.float32 and tensor.place.is_cpu_place())
+
+
+def _channels_first(shape: Sequence[int]) -> tuple[int, ...]:
+    n, h, w, c = shape
+    return n, c, h, w

@@ -3,171 +3,233 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from paddle import nn
 
-from cifar_hapi.engine import onednn
-from cifar_hapi.engine.memory import Buffer, BufferPool, convolved, floats_at
-from cifar_hapi.engine.onednn import Call, Desc, Memory, PostOps, Window
-from cifar_hapi.engine.trace import Trace
-from cifar_hapi.networks.layers import ConvNorm, GlobalAveragePool, GlobalMaxPool, MaxPool, PadShortcut, ResidualJoin
+from cifar_hapi.engine import layers, primitives
+from cifar_hapi.engine.memory import Buffer, BufferPool, floats_at
+from cifar_hapi.engine.onednn import Desc, Dtype, Memory, PostOps, PrimitiveDesc
+from cifar_hapi.engine.primitives import Convolution
+from cifar_hapi.engine.program import (
+    NoFastForm,
+    PaddedCopy,
+    Program,
+    Step,
+    Tensors,
+    check_channels,
+    convolved,
+    fastest,
+    kernels,
+    output_channels,
+    weights_form,
+)
+from cifar_hapi.engine.trace import Operation, Trace
 
-Step = Callable[[], None]
 
+@dataclass(frozen=True)
+class Chain:
+    """Operations that are one call: a convolution with what follows it, or any other operation alone.
 
-class InferenceProgram:
-    """Computes features for one shape of input; parameters and running statistics are read anew every time.
-
-    features: how many an image has.
+    summand: the number of the value that is added to the convolution's result, after batch norm and before ReLU.
     """
 
-    def __init__(self, trace: Trace, shape: Sequence[int], channels_last: bool, dtype: onednn.Dtype):
-        """shape: [N, C, H, W] of the input, whichever way its memory is laid out."""
-        self.features = 0
-        self._dtype = dtype
-        self._pool = BufferPool()
+    first: Operation
+    norm: Operation | None
+    summand: int | None
+    relu: bool
+    output: int
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        return self.first.inputs if self.summand is None else (*self.first.inputs, self.summand)
+
+
+class InferenceProgram(Program):
+    """Parameters and running statistics are read anew every time, so that no result is ever stale."""
+
+    def __init__(self, path: Trace, shape: Sequence[int], dtype: Dtype):
+        super().__init__(path, shape, dtype)
         self._steps: list[Step] = []
-        self._parameters: list[tuple[Memory, Any]] = []
         self._norms: list[_AffineNorm] = []
-        self._readers = Counter(number for operation in trace.operations for number in operation.inputs)
-        self._source = Memory(Desc(shape, "float32", "nhwc" if channels_last else "nchw"))
-        first = self._new(shape)
-        self._reorder(self._source, first.memory)
-        self._lay_out(trace, first)
+        chains = chained(path)
+        self._readers = Counter([path.output, *(number for chain in chains for number in chain.inputs)])
+        first = self._taken(self._input_map(shape), 0)
+        self._reorder(self._steps, self._source, first.memory)
+        values = {0: first}
+        for chain in chains:
+            inputs = [values[number] for number in chain.inputs]
+            values[chain.output] = _BUILDERS[chain.first.kind](self, chain, *inputs)
+            for value in inputs:
+                self._pool.give(value)
+        self._finish(values[path.output])
 
-    def forward(self, source: int, features: int) -> None:
-        """Read the input at the address `source`, write the features, float32 [N, C], at `features`."""
+    def forward(self, source: int, result: int, tensors: Tensors) -> None:
+        """Read the input at the address `source`, write the output, float32, at `result`."""
         self._source.point_to(source)
-        self._features.point_to(features)
-        for memory, parameter in self._parameters:
-            memory.point_to(parameter.data_ptr())
+        self._result.point_to(result)
+        self._bind(tensors)
         for norm in self._norms:
-            norm.update()
+            norm.update(self._addresses)
         for step in self._steps:
-            step()
+            step.run()
 
-    def _lay_out(self, trace: Trace, first: Buffer) -> None:
-        values: dict[int, Buffer | _Waiting] = {0: first}
-        first.users = self._readers[0]
-        joined = {operation.inputs[0] for operation in trace.operations if isinstance(operation.layer, ResidualJoin)}
-        for operation in trace.operations:
-            inputs = [values[number] for number in operation.inputs]
-            waits = operation.output in joined and isinstance(operation.layer, ConvNorm)
-            if waits and operation.layer.activation.__class__ is nn.Identity and self._readers[operation.output] == 1:
-                values[operation.output] = _Waiting(operation.layer, inputs[0])  # the join computes it
-                continue
-            result = _BUILDERS[type(operation.layer)](self, operation.layer, *inputs)
-            result.users = self._readers[operation.output]
-            values[operation.output] = result
+    def _finish(self, output: Buffer) -> None:
+        n, c, h, w = output.desc.shape
+        self.result = (n, c) if self._path.flat else (n, h, w, c) if self._path.channels_last else (n, c, h, w)
+        self._result = Memory(Desc(output.desc.shape, "float32", self._tag))
+        self._reorder(self._steps, output.memory, self._result)
+        self._scratchpad.allocate()
 
-    # Each of the following lays out a layer, is done with its inputs, and returns its result.
+    # Each of the following lays out a chain and returns its result.
 
-    def _conv_norm(self, layer: ConvNorm, x: Buffer) -> Buffer:
-        return self._convolution(layer, x, relu=isinstance(layer.activation, nn.ReLU))
+    def _convolution(self, chain: Chain, x: Buffer, summand: Buffer | None = None) -> Buffer:
+        layer, (shape, tag) = chain.first.layer, weights_form(chain.first.layer)
+        geometry, channels = layers.convolution_geometry(layer), output_channels(layer, x.desc)
+        z = self._taken(self._map(convolved(x.desc.shape, channels, geometry)), chain.output)
+        if summand and summand.desc.shape != z.desc.shape:
+            raise NoFastForm(None)  # Paddle would broadcast
+        norm = _AffineNorm(chain.norm.layer, channels, self._pool) if chain.norm else None
+        self._norms += [norm] if norm else []
 
-    def _join(self, layer: ResidualJoin, y: Buffer | _Waiting, shortcut: Buffer) -> Buffer:
-        if isinstance(y, _Waiting):
-            return self._convolution(y.layer, y.source, relu=True, summand=shortcut)
-        z = self._new(y.memory.desc.shape)
-        call = Call(onednn.add(z.memory.desc, relu=True), {"src": y.memory, "src1": shortcut.memory, "dst": z.memory})
-        self._steps.append(call.run)
-        self._done_with(y, shortcut)
+        def made(convolution: Convolution) -> PrimitiveDesc:
+            post = PostOps()
+            if norm:
+                post.multiply(norm.factor.desc).add(norm.offset.desc)
+            if summand:
+                post.add(convolution.dst)
+            return convolution.forward(training=False, post=post.relu() if chain.relu else post)
+
+        forward = fastest(kernels(layer, x.desc, z.desc, self._dtype), made, layer)
+        weights = self._parameter(layer, "weight", Desc(shape, "float32", tag))
+        packed = self._pool.keep(forward.primitive.weights).memory
+        self._reorder(self._steps, weights, packed)
+        memories = {"weights": packed}
+        if layers.parameter(layer, "bias") is not None:
+            memories["bias"] = self._parameter(layer, "bias", Desc((channels,), "float32", "a"))
+        operands = [norm.factor, norm.offset] if norm else []
+        source = self._laid_out(self._steps, x, forward.src)
+        added = [self._laid_out(self._steps, summand, forward.dst)] if summand else []
+        target = z if forward.dst == z.desc.tag else self._pool.take(Desc(z.desc.shape, self._dtype, forward.dst))
+        memories |= {f"post{place}": each.memory for place, each in enumerate([*operands, *added])}
+        self._call(self._steps, forward.primitive, {"src": source.memory, "dst": target.memory, **memories})
+        for each in (source, *added):
+            self._pool.give(each)
+        if target is not z:
+            self._reorder(self._steps, target.memory, z.memory)
+            self._pool.give(target)
         return z
 
-    def _convolution(self, layer: ConvNorm, x: Buffer, relu: bool, summand: Buffer | None = None) -> Buffer:
-        conv, shape = layer.conv, tuple(layer.conv.weight.shape)
-        stride, padding = conv._stride[0], conv._padding
-        z = self._new(convolved(x.memory.desc.shape, shape, stride, padding))
-        norm = _AffineNorm(layer.norm, shape[0])
-        self._norms.append(norm)
-        post = PostOps().multiply(norm.factor.memory).add(norm.offset.memory)
-        post = post.add(summand.memory) if summand else post
-        post = post.relu() if relu else post
-        free_layout = Desc(shape, self._dtype, "any")
-        forward = onednn.convolution(x.memory.desc, free_layout, z.memory.desc, stride, padding, False, post)
-        weights = Memory(Desc(shape, "float32", "oihw"))
-        self._parameters.append((weights, conv.weight))
-        packed = Buffer(forward.weights).memory
-        self._reorder(weights, packed)
-        names = {"src": x.memory, "weights": packed, "dst": z.memory, **post.memories}
-        self._steps.append(Call(forward, names).run)
-        self._done_with(x, *([summand] if summand else []))
+    def _norm(self, chain: Chain, y: Buffer) -> Buffer:
+        layer, channels = chain.first.layer, Desc((y.desc.shape[1],), "float32", "a")
+        check_channels(layer, y.desc)
+        z = self._taken(y.desc, chain.output)
+        names = {"scale": "weight", "shift": "bias", "mean": "_mean", "variance": "_variance"}
+        known = {role: self._parameter(layer, name, channels) for role, name in names.items()}
+        primitive = primitives.batch_norm(y.desc, layers.epsilon(layer), chain.relu, False, training=False)
+        if not primitive.fast:
+            raise NoFastForm(layer)
+        self._call(self._steps, primitive, {"src": y.memory, "dst": z.memory, **known})
         return z
 
-    def _pad_shortcut(self, layer: PadShortcut, x: Buffer) -> Buffer:
-        (n, c, h, w), step = x.memory.desc.shape, layer.stride
-        z = Buffer(
-            Desc((n, c + layer.new_channels, -(-h // step), -(-w // step)), self._dtype)
-        )  # of its own: has zeros
-        source, target = x.image()[:, ::step, ::step], z.image()[..., :c]
-        self._steps.append(lambda: np.copyto(target, source))
-        self._done_with(x)
+    def _relu(self, chain: Chain, y: Buffer) -> Buffer:
+        z = self._taken(y.desc, chain.output)
+        self._call(self._steps, primitives.relu(y.desc), {"src": y.memory, "dst": z.memory})
         return z
 
-    def _max_pool(self, layer: MaxPool, x: Buffer) -> Buffer:
-        kernel, stride = layer.ksize, layer.ksize if layer.stride is None else layer.stride
-        return self._pooled(Window("max", (kernel, kernel), (stride, stride), layer.padding), x)
-
-    def _pooled(self, window: Window, x: Buffer) -> Buffer:
-        shape = x.memory.desc.shape
-        z = self._new((*shape[:2], *window.result(shape[2:])))
-        call = Call(
-            onednn.pool(window, x.memory.desc, z.memory.desc, training=False), {"src": x.memory, "dst": z.memory}
-        )
-        self._steps.append(call.run)
-        self._done_with(x)
+    def _add(self, chain: Chain, y: Buffer, other: Buffer) -> Buffer:
+        if y.desc.shape != other.desc.shape:
+            raise NoFastForm(None)  # Paddle would broadcast
+        z, other = self._taken(y.desc, chain.output), self._laid_out(self._steps, other, y.desc.tag)
+        added = {"src": y.memory, "src1": other.memory, "dst": z.memory}
+        self._call(self._steps, primitives.add(y.desc, chain.relu), added)
+        self._pool.give(other)
         return z
 
-    def _global_pool(self, layer: GlobalAveragePool | GlobalMaxPool, x: Buffer) -> Buffer:
-        """The last layer: its result is the features, in memory of the caller's."""
-        n, self.features, h, w = x.memory.desc.shape
-        kind: Any = "average" if isinstance(layer, GlobalAveragePool) else "max"
-        z = self._pooled(Window(kind, (h, w), (1, 1)), x)
-        self._features = Memory(Desc((n, self.features, 1, 1), "float32"))
-        self._reorder(z.memory, self._features)
+    def _pad(self, chain: Chain, x: Buffer) -> Buffer:
+        (n, c, h, w), layer = x.desc.shape, chain.first.layer
+        desc = self._map((n, c + layer.new_channels, -(-h // layer.stride), -(-w // layer.stride)))
+        copy = PaddedCopy(x.desc, desc, layer.stride)
+        source = self._laid_out(self._steps, x, copy.tag)
+        padded = self._pool.keep(Desc(desc.shape, self._dtype, copy.tag))  # nobody else's: it holds zeros
+        self._steps.append(copy.between(source, padded))
+        self._pool.give(source)
+        if copy.tag == desc.tag:
+            padded.users = self._readers[chain.output]
+            return padded
+        z = self._taken(desc, chain.output)
+        self._reorder(self._steps, padded.memory, z.memory)
         return z
 
-    def _new(self, shape: Sequence[int]) -> Buffer:
-        return self._pool.take(Desc(shape, self._dtype, "nhwc"))
+    def _pooled(self, chain: Chain, x: Buffer) -> Buffer:
+        shape, window = x.desc.shape, layers.pool_window(chain.first.layer, x.desc.shape[2:])
+        z = self._taken(self._map((*shape[:2], *window.geometry.result(shape[2:]))), chain.output)
+        source = self._laid_out(self._steps, x, z.desc.tag)
+        primitive = primitives.pool(window, source.desc, z.desc, training=False)
+        if not primitive.fast:
+            raise NoFastForm(chain.first.layer)
+        self._call(self._steps, primitive, {"src": source.memory, "dst": z.memory})
+        self._pool.give(source)
+        return z
 
-    def _done_with(self, *values: Buffer) -> None:
-        for value in values:
-            self._pool.give(value)
+    def _taken(self, desc: Desc, number: int) -> Buffer:
+        """Memory for the value of this number, until all its readers are done."""
+        buffer = self._pool.take(desc)
+        buffer.users = self._readers[number]
+        return buffer
 
-    def _reorder(self, source: Memory, target: Memory) -> None:
-        self._steps.append(Call(onednn.reorder(source.desc, target.desc), {"src": source, "dst": target}).run)
+
+def chained(path: Trace) -> list[Chain]:
+    """The operations of a trace, those that are one call taken together, each chain where its last operation stood."""
+    chains: dict[int, Chain] = {}
+    for operation in path.operations:
+        longer = None
+        for mine, *others in (operation.inputs, operation.inputs[::-1]):
+            chain = chains.get(mine)
+            if longer is None and chain and path.readers[mine] == 1:
+                longer = _longer(chain, operation, *others)
+                if longer:
+                    del chains[mine]
+        chains[operation.output] = longer or Chain(operation, None, None, operation.relu, operation.output)
+    return list(chains.values())
 
 
-class _Waiting:
-    """A convolution whose result is only ever added to a shortcut."""
-
-    def __init__(self, layer: ConvNorm, source: Any):
-        self.layer, self.source = layer, source
+def _longer(chain: Chain, operation: Operation, summand: int | None = None) -> Chain | None:
+    """`chain` with `operation` behind it, None if that is not one call."""
+    if chain.first.kind != "convolution" or chain.relu:
+        return None
+    if operation.kind == "norm" and not chain.norm and chain.summand is None:
+        return replace(chain, norm=operation, relu=operation.relu, output=operation.output)
+    if operation.kind == "relu":
+        return replace(chain, relu=True, output=operation.output)
+    if operation.kind == "add" and chain.summand is None:
+        return replace(chain, summand=summand, relu=operation.relu, output=operation.output)
+    return None
 
 
 class _AffineNorm:
     """Batch norm in evaluation mode: factor * x + offset, per channel."""
 
-    def __init__(self, norm: nn.BatchNorm2D, channels: int):
-        self._norm = norm
-        self.factor, self.offset = (Buffer(Desc((1, channels, 1, 1), "float32")) for _ in range(2))
+    def __init__(self, layer: Any, channels: int, pool: BufferPool):
+        self._layer = layer
+        self.factor, self.offset = (pool.keep(Desc((1, channels, 1, 1), "float32")) for _ in range(2))
+        self._floats = self.factor.floats(), self.offset.floats()
 
-    def update(self) -> None:
-        norm, factor, offset = self._norm, self.factor.floats(), self.offset.floats()
-        tensors = (norm.weight, norm.bias, norm._mean, norm._variance)
-        scale, shift, mean, variance = (floats_at(tensor.data_ptr(), factor.size) for tensor in tensors)
-        np.divide(scale, np.sqrt(variance + np.float32(norm._epsilon)), out=factor)
+    def update(self, addresses: Mapping[tuple[Any, str], int]) -> None:
+        factor, offset = self._floats
+        names = ("weight", "bias", "_mean", "_variance")
+        scale, shift, mean, variance = (floats_at(addresses[self._layer, name], factor.size) for name in names)
+        np.divide(scale, np.sqrt(variance + np.float32(layers.epsilon(self._layer))), out=factor)
         np.subtract(shift, mean * factor, out=offset)
 
 
-_BUILDERS: dict[type, Callable[..., Buffer]] = {
-    ConvNorm: InferenceProgram._conv_norm,
-    GlobalAveragePool: InferenceProgram._global_pool,
-    GlobalMaxPool: InferenceProgram._global_pool,
-    MaxPool: InferenceProgram._max_pool,
-    PadShortcut: InferenceProgram._pad_shortcut,
-    ResidualJoin: InferenceProgram._join,
+_BUILDERS: dict[str, Callable[..., Buffer]] = {
+    "convolution": InferenceProgram._convolution,
+    "norm": InferenceProgram._norm,
+    "relu": InferenceProgram._relu,
+    "add": InferenceProgram._add,
+    "pad": InferenceProgram._pad,
+    "pool": InferenceProgram._pooled,
 }

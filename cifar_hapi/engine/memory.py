@@ -1,4 +1,4 @@
-"""Feature maps and their gradients in memory: channels-last, aligned, and used again as soon as nothing needs them."""
+"""Feature maps and their gradients in memory: aligned, laid out for speed, used again as soon as nothing needs them."""
 
 from __future__ import annotations
 
@@ -9,44 +9,86 @@ from typing import Any
 
 import numpy as np
 
-from cifar_hapi.engine.onednn import Desc, Memory
+from cifar_hapi.engine.onednn import Desc, Dtype, Layout, Memory
+
+_BLOCK = 16  # channels
 
 
 class Buffer:
     """Memory with a count of its users. One that is not `pooled` is never given to another use."""
 
     def __init__(self, desc: Desc, pooled: bool = False):
-        self.array = _aligned(desc.size)
-        self.memory = Memory(desc, self.array)
+        self.array = aligned_zeros(desc.size)
+        self.desc, self.memory = desc, Memory(desc, self.array)
         self.users, self.pooled = 1, pooled
+
+    @property
+    def overwritable(self) -> bool:
+        """Whether its last reader may write its result here."""
+        return self.pooled and self.users == 1
 
     def floats(self) -> np.ndarray:
         """A view of the memory as a flat float32 array."""
         return self.array.view(np.float32)
 
     def image(self) -> np.ndarray:
-        """A view [N, H, W, C] of a feature map; bfloat16 as the uint16 that carries it."""
-        desc = self.memory.desc
-        n, c, h, w = desc.shape
-        return self.array.view(np.float32 if desc.dtype == "float32" else np.uint16).reshape(n, h, w, c)
+        """A view of a feature map, [N, H, W, C], or [N, H, W, C / 16, 16] of a blocked one; bfloat16 as uint16."""
+        (n, c, h, w), dtype = self.desc.shape, np.float32 if self.desc.dtype == "float32" else np.uint16
+        if self.desc.tag == "nhwc":
+            return self.array.view(dtype).reshape(n, h, w, c)
+        return self.array.view(dtype).reshape(n, c // _BLOCK, h, w, _BLOCK).transpose(0, 2, 3, 1, 4)
 
 
 class BufferPool:
-    """Buffers by shape; `take` one, and `give` it back when its last user is done."""
+    """Buffers by shape, type and layout; `take` one, and `give` it back when its last user is done."""
 
     def __init__(self) -> None:
         self._free: dict[tuple[Any, ...], list[Buffer]] = defaultdict(list)
+        self.bytes = 0
 
     def take(self, desc: Desc) -> Buffer:
-        free = self._free[desc.shape, desc.dtype]
-        buffer = free.pop() if free else Buffer(desc, pooled=True)
+        free = self._free[_key(desc)]
+        buffer = free.pop() if free else self.keep(desc, pooled=True)
         buffer.users = 1
         return buffer
 
     def give(self, buffer: Buffer) -> None:
         buffer.users -= 1
         if not buffer.users and buffer.pooled:
-            self._free[buffer.memory.desc.shape, buffer.memory.desc.dtype].append(buffer)
+            self._free[_key(buffer.desc)].append(buffer)
+
+    def keep(self, desc: Desc, pooled: bool = False) -> Buffer:
+        """A new buffer, full of zeros, that is not given to another use."""
+        self.bytes += desc.size
+        return Buffer(desc, pooled)
+
+
+class Scratchpad:
+    """What calls need while they run; one memory for all calls of a program, because they run one after the other."""
+
+    def __init__(self) -> None:
+        self._memories: list[Memory] = []
+        self.bytes = 0
+
+    def memory(self, desc: Desc) -> Memory:
+        self._memories.append(Memory(desc))
+        self.bytes = max(self.bytes, desc.size)
+        return self._memories[-1]
+
+    def allocate(self) -> None:
+        self._array = aligned_zeros(self.bytes)
+        for memory in self._memories:
+            memory.point_to(self._array.ctypes.data)
+
+
+def layout(shape: Sequence[int], dtype: Dtype) -> Layout:
+    """The layout in which a feature map [N, C, H, W] is computed fastest.
+
+    Measured on Zen 4 with oneDNN 3.6: in bfloat16, convolutions of maps of 16x16 and larger are 4 to 20 % faster in
+    blocks, but batch norm of smaller maps is faster channels-last; in float32 channels-last is as fast or faster.
+    """
+    _, c, h, w = shape
+    return "blocked" if dtype == "bfloat16" and c % _BLOCK == 0 and h * w >= 256 else "nhwc"
 
 
 def floats_at(address: int, count: int) -> np.ndarray:
@@ -54,14 +96,12 @@ def floats_at(address: int, count: int) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
 
 
-def convolved(shape: Sequence[int], weights: Sequence[int], stride: int, padding: int) -> tuple[int, ...]:
-    """[N, O, H, W] of a convolution of [N, I, H, W] with [O, I, k, k]."""
-    n, _, h, w = shape
-    return (n, weights[0], *((side + 2 * padding - weights[2]) // stride + 1 for side in (h, w)))
-
-
-def _aligned(size: int) -> np.ndarray:
+def aligned_zeros(size: int) -> np.ndarray:
     """Zeros, uint8, at an address that is a multiple of 64."""
     array = np.zeros(size + 64, dtype=np.uint8)
     offset = -array.ctypes.data % 64
     return array[offset : offset + size]
+
+
+def _key(desc: Desc) -> tuple[Any, ...]:
+    return desc.shape, desc.dtype, desc.tag

@@ -1,4 +1,4 @@
-"""The few functions of oneDNN's C interface that the engine needs, called in the library that Paddle's wheel carries.
+"""oneDNN's C interface, called in the library that Paddle's wheel carries: descriptions, memory, primitives, calls.
 
 The interface is stable through oneDNN 3.x (3.2 in Paddle 2.6.2, 3.6 in 3.3). Every handle belongs to a Python object
 and is freed with it; every status is checked.
@@ -10,7 +10,6 @@ import ctypes
 import functools
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +17,14 @@ from typing import Any, Literal
 import numpy as np
 
 Dtype = Literal["float32", "bfloat16"]
+# How a feature map lies in memory: `nchw` plain, `nhwc` channels-last, `blocked` in blocks of 16 channels.
+Layout = Literal["nchw", "nhwc", "blocked"]
 _DTYPES = {"bfloat16": 2, "float32": 3, "uint8": 6}
-_TAGS = {"any": 1, "a": 2, "ab": 3, "oihw": 5, "nchw": 5, "nhwc": 22}
+_TAGS = {"any": 1, "a": 2, "ab": 3, "oihw": 5, "nchw": 5, "goihw": 6, "nhwc": 22, "blocked": 78}
 _STATUSES = {1: "out of memory", 2: "invalid arguments", 3: "unimplemented", 5: "runtime error"}
-_FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD = 64, 96, 128
-_DIRECT, _RELU, _RELU_BY_RESULT, _MAX, _AVERAGE, _ADD, _MULTIPLY = 1, 0x20, 0x100, 0x1FF, 0x3FF, 0x1FFF0, 0x1FFF1
-_WEIGHTS_MD, _DIFF_WEIGHTS_MD, _WORKSPACE_MD = 131, 132, 135
-_GLOBAL_STATS, _SCALE, _SHIFT, _FUSE_RELU = 1, 2, 4, 8
+_UNIMPLEMENTED = 3
+_RELU, _ADD, _MULTIPLY = 0x20, 0x1FFF0, 0x1FFF1
+_WEIGHTS_MD, _DIFF_WEIGHTS_MD, _WORKSPACE_MD, _SCRATCHPAD_MD = 131, 132, 135, 136
 
 # What the arguments of primitives are called (dnnl_types.h).
 ARGUMENTS = {
@@ -38,9 +38,11 @@ ARGUMENTS = {
     "scale": 51,
     "shift": 52,
     "workspace": 64,
+    "scratchpad": 80,
     "diff_src": 129,
     "diff_dst": 145,
     "diff_weights": 161,
+    "diff_bias": 169,
     "diff_scale": 255,
     "diff_shift": 256,
     **{f"post{number}": (32768 * (number + 1)) | 2 for number in range(4)},  # the operand of a binary post-op
@@ -49,6 +51,10 @@ ARGUMENTS = {
 
 class OneDNNError(RuntimeError):
     """A call of oneDNN's that failed: which, for what shapes, and why."""
+
+
+class Unimplemented(OneDNNError):
+    """oneDNN has no implementation for these shapes, types and layouts."""
 
 
 def library_path() -> Path | None:
@@ -76,17 +82,17 @@ class Desc:
     """Shape, element type and layout of memory. `any` leaves the layout to the primitive that is made with it."""
 
     def __init__(self, shape: Sequence[int], dtype: str = "float32", tag: str = "nhwc"):
-        self.shape, self.dtype = tuple(shape), dtype
+        self.shape, self.dtype, self.tag = tuple(shape), dtype, tag
         what = f"{dtype} {list(shape)} {tag}"
-        arguments = (len(shape), _dims(shape), _DTYPES[dtype], _TAGS[tag])
+        arguments = (len(shape), dims(shape), _DTYPES[dtype], _TAGS[tag])
         handle = _Handle("dnnl_memory_desc_create_with_tag", "dnnl_memory_desc_destroy", *arguments, what=what)
         self._set(handle, handle.pointer)
 
     @classmethod
     def chosen(cls, owner: PrimitiveDesc, query: int) -> Desc:
-        """The layout that a primitive has chosen for one of its arguments; `shape` and `dtype` are the primitive's."""
+        """The layout that a primitive has chosen for one of its arguments; shape and type are the primitive's."""
         desc = cls.__new__(cls)
-        desc.shape, desc.dtype = (), "chosen"
+        desc.shape, desc.dtype, desc.tag = (), "chosen", "chosen"
         desc._set(owner, c_void_p(library().dnnl_primitive_desc_query_md(owner.pointer, query, 0)))
         return desc
 
@@ -109,10 +115,14 @@ class Memory:
 
 
 class PrimitiveDesc:
-    """A primitive that oneDNN has found an implementation for; `create` and `arguments` are those of the C function."""
+    """A primitive that oneDNN has found an implementation for.
 
-    def __init__(self, create: str, what: str, *arguments: Any):
-        self._handle = _Handle(create, "dnnl_primitive_desc_destroy", *arguments, what=what)
+    create: the C function; arguments: its own, without the attributes, which come last. Raises Unimplemented.
+    """
+
+    def __init__(self, create: str, what: str, *arguments: Any, post: PostOps | None = None):
+        self._attributes = _attributes(post)
+        self._handle = _Handle(create, "dnnl_primitive_desc_destroy", *arguments, self._attributes.pointer, what=what)
         self.pointer = self._handle.pointer
         self._primitive: _Handle | None = None
 
@@ -124,10 +134,15 @@ class PrimitiveDesc:
 
     @property
     def implementation(self) -> str:
-        """The name of the kernel, such as `brgconv:avx512_core_bf16`."""
+        """The name of the kernel, such as `brg_conv_fwd:avx512_core_bf16`."""
         name = c_char_p()
         check(library().dnnl_primitive_desc_query(self.pointer, 8, 0, byref(name)), "dnnl_primitive_desc_query")
         return (name.value or b"").decode()
+
+    @property
+    def fast(self) -> bool:
+        """Whether this is more than oneDNN's reference code, which is a hundred to a thousand times slower."""
+        return not self.implementation.startswith("ref")
 
     @property
     def weights(self) -> Desc:
@@ -140,6 +155,19 @@ class PrimitiveDesc:
     @property
     def workspace(self) -> Desc:
         return Desc.chosen(self, _WORKSPACE_MD)
+
+    @property
+    def scratchpad(self) -> Desc:
+        """Memory that a call needs while it runs. It is the caller's, so that calls in two threads share none."""
+        return Desc.chosen(self, _SCRATCHPAD_MD)
+
+
+def _attributes(post: PostOps | None) -> _Handle:
+    attributes = _Handle("dnnl_primitive_attr_create", "dnnl_primitive_attr_destroy")
+    check(library().dnnl_primitive_attr_set_scratchpad_mode(attributes.pointer, 1), "attr_set_scratchpad_mode")
+    if post:
+        check(library().dnnl_primitive_attr_set_post_ops(attributes.pointer, post.pointer), "attr_set_post_ops")
+    return attributes
 
 
 class Call:
@@ -163,182 +191,32 @@ class _Argument(ctypes.Structure):
     _fields_ = [("name", c_int), ("memory", c_void_p)]
 
 
-def convolution(
-    src: Desc, weights: Desc, dst: Desc, stride: int, padding: int, training: bool = True, post: PostOps | None = None
-) -> PrimitiveDesc:
-    kind = _FORWARD_TRAINING if training else _FORWARD_INFERENCE
-    attributes = post.attributes() if post else None
-    return PrimitiveDesc(
-        "dnnl_convolution_forward_primitive_desc_create",
-        f"{src.dtype} {src.shape} * {weights.shape} / {stride}",
-        *(engine(), kind, _DIRECT, src.pointer, weights.pointer, None, dst.pointer),
-        *_geometry(stride, padding),
-        _pointer(attributes),
-    )
-
-
-def convolution_backward_data(
-    diff_src: Desc, weights: Desc, diff_dst: Desc, stride: int, padding: int, hint: PrimitiveDesc
-) -> PrimitiveDesc:
-    return PrimitiveDesc(
-        "dnnl_convolution_backward_data_primitive_desc_create",
-        f"{diff_src.dtype} {diff_src.shape} * {weights.shape} / {stride}",
-        *(engine(), _DIRECT, diff_src.pointer, weights.pointer, diff_dst.pointer),
-        *_geometry(stride, padding),
-        *(hint.pointer, None),
-    )
-
-
-def convolution_backward_weights(
-    src: Desc, diff_weights: Desc, diff_dst: Desc, stride: int, padding: int, hint: PrimitiveDesc
-) -> PrimitiveDesc:
-    return PrimitiveDesc(
-        "dnnl_convolution_backward_weights_primitive_desc_create",
-        f"{src.dtype} {src.shape} * {diff_weights.shape} / {stride}",
-        *(engine(), _DIRECT, src.pointer, diff_weights.pointer, None, diff_dst.pointer),
-        *_geometry(stride, padding),
-        *(hint.pointer, None),
-    )
-
-
-def batch_norm(data: Desc, epsilon: float, relu: bool, batch_statistics: bool) -> PrimitiveDesc:
-    """With batch statistics it writes `mean` and `variance` (biased), else it reads them."""
-    flags = _SCALE | _SHIFT | (_FUSE_RELU if relu else 0) | (0 if batch_statistics else _GLOBAL_STATS)
-    return PrimitiveDesc(
-        "dnnl_batch_normalization_forward_primitive_desc_create",
-        f"{data.dtype} {data.shape}",
-        *(engine(), _FORWARD_TRAINING, data.pointer, data.pointer, c_float(epsilon), c_uint(flags), None),
-    )
-
-
-def batch_norm_backward(
-    data: Desc, epsilon: float, relu: bool, batch_statistics: bool, hint: PrimitiveDesc
-) -> PrimitiveDesc:
-    flags = _SCALE | _SHIFT | (_FUSE_RELU if relu else 0) | (0 if batch_statistics else _GLOBAL_STATS)
-    return PrimitiveDesc(
-        "dnnl_batch_normalization_backward_primitive_desc_create",
-        f"{data.dtype} {data.shape}",
-        *(engine(), _BACKWARD, data.pointer, data.pointer, data.pointer, c_float(epsilon), c_uint(flags)),
-        *(hint.pointer, None),
-    )
-
-
 class PostOps:
-    """What a primitive does to its result before it is written, in this order; a chain of `multiply`, `add`, `relu`."""
+    """What a primitive does to its result before it is written, in this order; a chain of `multiply`, `add`, `relu`.
+
+    The operand of the n-th of them, from 0, is the argument `postn` of the call.
+    """
 
     def __init__(self) -> None:
         self._operations = _Handle("dnnl_post_ops_create", "dnnl_post_ops_destroy")
-        self._memories: dict[str, Memory] = {}
-        self._count = 0
+        self.pointer = self._operations.pointer
 
-    def multiply(self, by: Memory) -> PostOps:
-        """By `by`, which has the shape of the result, or [1, C, 1, 1]."""
+    def multiply(self, by: Desc) -> PostOps:
+        """By something of the result's shape, or [1, C, 1, 1]."""
         return self._binary(_MULTIPLY, by)
 
-    def add(self, summand: Memory) -> PostOps:
+    def add(self, summand: Desc) -> PostOps:
         return self._binary(_ADD, summand)
 
     def relu(self) -> PostOps:
         zero = c_float(0)
-        check(library().dnnl_post_ops_append_eltwise(self._operations.pointer, _RELU, zero, zero), "relu")
-        self._count += 1
+        check(library().dnnl_post_ops_append_eltwise(self.pointer, _RELU, zero, zero), "post_ops_append_eltwise")
         return self
 
-    @property
-    def memories(self) -> dict[str, Memory]:
-        """To be given to the call, beside the primitive's own arguments."""
-        return self._memories
-
-    def attributes(self) -> _Handle:
-        attributes = _Handle("dnnl_primitive_attr_create", "dnnl_primitive_attr_destroy")
-        check(library().dnnl_primitive_attr_set_post_ops(attributes.pointer, self._operations.pointer), "post_ops")
-        return attributes
-
-    def _binary(self, algorithm: int, memory: Memory) -> PostOps:
-        status = library().dnnl_post_ops_append_binary(self._operations.pointer, algorithm, memory.desc.pointer)
-        check(status, f"post_ops_append_binary {memory.desc.shape}")
-        self._memories[f"post{self._count}"] = memory
-        self._count += 1
+    def _binary(self, algorithm: int, operand: Desc) -> PostOps:
+        status = library().dnnl_post_ops_append_binary(self.pointer, algorithm, operand.pointer)
+        check(status, f"post_ops_append_binary {operand.shape}")
         return self
-
-
-def add(data: Desc, relu: bool = False) -> PrimitiveDesc:
-    """dst = src + src1, then ReLU if asked; dst may be src."""
-    attributes = PostOps().relu().attributes() if relu else None
-    return PrimitiveDesc(
-        "dnnl_binary_primitive_desc_create",
-        f"{data.dtype} {data.shape}",
-        *(engine(), _ADD, data.pointer, data.pointer, data.pointer, _pointer(attributes)),
-    )
-
-
-def relu_backward(data: Desc) -> PrimitiveDesc:
-    """diff_src = diff_dst where dst > 0, else 0; diff_src may be diff_dst."""
-    zero = c_float(0)
-    forward = PrimitiveDesc(
-        "dnnl_eltwise_forward_primitive_desc_create",
-        f"{data.dtype} {data.shape}",
-        *(engine(), _FORWARD_TRAINING, _RELU_BY_RESULT, data.pointer, data.pointer, zero, zero, None),
-    )
-    return PrimitiveDesc(
-        "dnnl_eltwise_backward_primitive_desc_create",
-        f"{data.dtype} {data.shape}",
-        *(engine(), _RELU_BY_RESULT, data.pointer, data.pointer, data.pointer, zero, zero, forward.pointer, None),
-    )
-
-
-@dataclass(frozen=True)
-class Window:
-    """What a pool looks at; all in pixels, height before width."""
-
-    kind: Literal["max", "average"]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: int = 0
-
-    def arguments(self) -> tuple[Any, ...]:
-        padding = _dims((self.padding, self.padding))
-        return _dims(self.stride), _dims(self.kernel), _dims((0, 0)), padding, padding
-
-    def result(self, sides: Sequence[int]) -> tuple[int, ...]:
-        """Height and width of what comes out."""
-        return tuple(
-            (side + 2 * self.padding - kernel) // stride + 1
-            for side, kernel, stride in zip(sides, self.kernel, self.stride, strict=True)
-        )
-
-    @property
-    def algorithm(self) -> int:
-        return {"max": _MAX, "average": _AVERAGE}[self.kind]
-
-
-def pool(window: Window, src: Desc, dst: Desc, training: bool = True) -> PrimitiveDesc:
-    return PrimitiveDesc(
-        "dnnl_pooling_forward_primitive_desc_create",
-        f"{window.kind} {src.dtype} {src.shape}",
-        *(
-            engine(),
-            _FORWARD_TRAINING if training else _FORWARD_INFERENCE,
-            window.algorithm,
-            src.pointer,
-            dst.pointer,
-            *window.arguments(),
-            None,
-        ),
-    )
-
-
-def pool_backward(window: Window, diff_src: Desc, diff_dst: Desc, hint: PrimitiveDesc) -> PrimitiveDesc:
-    return PrimitiveDesc(
-        "dnnl_pooling_backward_primitive_desc_create",
-        f"{window.kind} {diff_src.dtype} {diff_src.shape}",
-        *(engine(), window.algorithm, diff_src.pointer, diff_dst.pointer, *window.arguments(), hint.pointer, None),
-    )
-
-
-def reorder(src: Desc, dst: Desc) -> PrimitiveDesc:
-    """Copy `src` to `dst`, whose layout and element type may differ."""
-    return PrimitiveDesc("dnnl_reorder_primitive_desc_create", "", src.pointer, engine(), dst.pointer, engine(), None)
 
 
 @functools.cache
@@ -368,7 +246,9 @@ class _Version(ctypes.Structure):
 
 def check(status: int, what: str) -> None:
     if status:
-        raise OneDNNError(f"{what}: {_STATUSES.get(status, f'status {status}')}")
+        raise (Unimplemented if status == _UNIMPLEMENTED else OneDNNError)(
+            f"{what}: {_STATUSES.get(status, f'status {status}')}"
+        )
 
 
 @functools.cache
@@ -387,6 +267,17 @@ def stream() -> c_void_p:
     return pointer
 
 
+def version() -> str:
+    """Of the library, such as 3.6.2."""
+    found = library().dnnl_version().contents
+    return f"{found.major}.{found.minor}.{found.patch}"
+
+
+def native_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 (AVX512_BF16, AMX): else oneDNN computes it by detours."""
+    return bool(library().dnnl_get_effective_cpu_isa() & 0x80)
+
+
 def set_threads(count: int) -> None:
     """How many threads oneDNN takes for calls from this Python thread.
 
@@ -398,19 +289,11 @@ def set_threads(count: int) -> None:
         runtime.omp_set_num_threads(count)
 
 
-def _geometry(stride: int, padding: int) -> tuple[Any, ...]:
-    return _dims((stride, stride)), _dims((0, 0)), _dims((padding, padding)), _dims((padding, padding))
-
-
 _Dims = c_int64 * 12
 
 
-def _dims(values: Sequence[int]) -> Any:
+def dims(values: Sequence[int]) -> Any:
     return _Dims(*values)
-
-
-def _pointer(handle: _Handle | None) -> c_void_p | None:
-    return None if handle is None else handle.pointer
 
 
 _OUT = POINTER(c_void_p)
@@ -430,6 +313,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "dnnl_primitive_attr_create": (_OUT,),
     "dnnl_primitive_attr_destroy": (c_void_p,),
     "dnnl_primitive_attr_set_post_ops": (c_void_p, c_void_p),
+    "dnnl_primitive_attr_set_scratchpad_mode": (c_void_p, c_int),
     "dnnl_post_ops_create": (_OUT,),
     "dnnl_post_ops_destroy": (c_void_p,),
     "dnnl_post_ops_append_binary": (c_void_p, c_int, c_void_p),

@@ -1,86 +1,164 @@
-"""What a network does to an image, as a list of the layers that it passes."""
+"""What a network does to feature maps, as a list of operations."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from paddle import nn
 
-from cifar_hapi.networks.layers import ConvNorm, GlobalAveragePool, GlobalMaxPool, MaxPool, PadShortcut, ResidualJoin
+from cifar_hapi.engine import layers
 
-FEATURE_LAYERS = (ConvNorm, MaxPool, PadShortcut, ResidualJoin)
-POOLS = (GlobalAveragePool, GlobalMaxPool)
+Kind = Literal["convolution", "norm", "relu", "pool", "pad", "add"]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One layer at work. Values are numbered: 0 is the network's input."""
+    """One step of the way. Values are numbered: 0 is the input. `relu`: whether a ReLU follows, before the output."""
 
-    layer: Any
+    kind: Kind
+    layer: Any  # None for the addition of two values
     inputs: tuple[int, ...]
     output: int
+    relu: bool = False
 
 
 @dataclass(frozen=True)
 class Trace:
-    """operations: from the input to the features [N, C] that the last of them gives. tail: the layers after it."""
+    """operations: from the input to `output`. flat: whether that is [N, C] rather than a map. tail: linear layers that
+    follow on it. slots: layer and name of each parameter; statistics: of each running mean and variance."""
 
     operations: tuple[Operation, ...]
+    output: int
+    flat: bool
     tail: tuple[Any, ...]
+    slots: tuple[tuple[Any, str], ...]
+    statistics: tuple[tuple[Any, str], ...]
+    channels_last: bool
+
+    @property
+    def readers(self) -> Counter[int]:
+        """How often each value is read, by operations or as the output."""
+        return Counter([self.output, *(number for operation in self.operations for number in operation.inputs)])
 
 
-def trace(network: nn.Layer) -> Trace | None:
-    """The path through `network`, or None where it does more than pass its input from layer to layer.
+def trace(network: nn.Layer, unknown: frozenset[int] = frozenset()) -> Trace | None:
+    """The path through `network`, which is called with one feature map; None where it is not one that can be followed.
 
-    Sub-layers with hooks are not traced either, because the hooks would not run.
+    That is so where anything but known layers and additions meets the map, where a layer inside has hooks, which would
+    not run, or is called twice. `unknown`: the ids of layers that are not to be taken as known.
+
+    The network's own `forward` runs once, with a stand-in for the map.
     """
-    if any(layer._forward_pre_hooks or layer._forward_post_hooks for layer in network.sublayers()):
+    inside = network.sublayers()
+    if any(layers.has_hooks(layer) for layer in inside):
         return None
-    operations: list[Operation] = []
-    tail: list[Any] = []
-    with _recorded(network, operations, tail):
-        try:
-            network.forward(_Value(0))
-        except (TypeError, ValueError, AttributeError, _Untraceable):
-            return None
-    return Trace(tuple(operations), tuple(tail)) if operations and isinstance(operations[-1].layer, POOLS) else None
+    known = {layer: layers.kind(layer) for layer in [network, *inside] if id(layer) not in unknown}
+    recorder = _Recorder({layer: kind for layer, kind in known.items() if kind})
+    try:
+        output = recorder.run(network)
+    except Exception:  # noqa: BLE001  # whatever someone's forward does with an object that is no tensor
+        return None
+    return recorder.finished(output)
+
+
+class _Value:
+    """Stands in for a feature map: it can be passed on, and added to another."""
+
+    def __init__(self, recorder: _Recorder, number: int, what: Literal["map", "flat", "tail"] = "map"):
+        self.recorder, self.number, self.what = recorder, number, what
+
+    def __add__(self, other: _Value) -> _Value:
+        return self.recorder.add("add", None, self, other)
 
 
 class _Untraceable(Exception):
     """The path is not one that the engine can follow."""
 
 
-class _Value:
-    """Stands in for a tensor: it can be passed on, and nothing else. What the tail computes has no number."""
+class _Recorder:
+    """Writes down what happens to stand-ins."""
 
-    def __init__(self, number: Any):
-        self.number = number
+    def __init__(self, known: dict[nn.Layer, layers.Kind]):
+        self._known = known
+        self._operations: list[Operation] = []
+        self._tail: list[Any] = []
 
-
-@contextmanager
-def _recorded(network: nn.Layer, operations: list[Operation], tail: list[Any]) -> Iterator[None]:
-    """Inside, the layers that the engine knows write down that they are called, instead of computing."""
-    layers = [layer for layer in network.sublayers() if isinstance(layer, (*FEATURE_LAYERS, *POOLS, nn.Linear))]
-
-    def record(layer: Any, *values: _Value) -> _Value:
-        numbers = [value.number for value in values]
-        if isinstance(layer, nn.Linear):
-            if numbers != ([None] if tail else [len(operations)]):
-                raise _Untraceable  # it does not follow on what comes before
-            tail.append(layer)
-            return _Value(None)
-        if tail:
+    def run(self, network: nn.Layer) -> _Value:
+        with self._recording():
+            output = network.forward(_Value(self, 0))
+        if not isinstance(output, _Value) or (self._tail and output.what != "tail"):
             raise _Untraceable
-        operations.append(Operation(layer, tuple(numbers), len(operations) + 1))
-        return _Value(len(operations))
+        return output
 
-    try:
-        for layer in layers:
-            layer.__dict__["forward"] = lambda *values, layer=layer: record(layer, *values)
-        yield
-    finally:
-        for layer in layers:
-            del layer.__dict__["forward"]
+    def add(self, kind: Kind, layer: Any, *values: _Value) -> _Value:
+        if any(value.what != "map" or value.recorder is not self for value in values):
+            raise _Untraceable
+        if layer is not None and any(layer is operation.layer for operation in self._operations):
+            raise _Untraceable
+        number = len(self._operations) + 1
+        self._operations.append(Operation(kind, layer, tuple(value.number for value in values), number))
+        return _Value(self, number)
+
+    def finished(self, output: _Value) -> Trace | None:
+        formats = {layers.channels_last(operation.layer) for operation in self._operations if operation.layer}
+        formats.discard(None)
+        if not any(operation.kind in ("convolution", "norm") for operation in self._operations) or len(formats) != 1:
+            return None
+        slots = [(op.layer, name) for op in self._operations for name in _PARAMETERS.get(op.kind, ())]
+        statistics = [(op.layer, name) for op in self._operations if op.kind == "norm" for name in _STATISTICS]
+        return Trace(
+            operations=tuple(_with_relu(self._operations, output.number)),
+            output=output.number,
+            flat=output.what != "map",
+            tail=tuple(self._tail),
+            slots=tuple(slot for slot in slots if layers.parameter(*slot) is not None),
+            statistics=tuple(statistics),
+            channels_last=bool(formats.pop()),
+        )
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        """Inside, known layers write down that they are called, instead of computing."""
+        try:
+            for layer in self._known:
+                layer.__dict__["forward"] = lambda *values, layer=layer: self._called(layer, *values)
+            yield
+        finally:
+            for layer in self._known:
+                del layer.__dict__["forward"]
+
+    def _called(self, layer: nn.Layer, *values: _Value) -> _Value:
+        kind = self._known[layer]
+        if kind == "linear":
+            (value,) = values
+            if value.what != ("tail" if self._tail else "flat"):
+                raise _Untraceable  # it does not follow on what comes before
+            self._tail.append(layer)
+            return _Value(self, value.number, "tail")
+        if kind == "join":
+            return self.add("relu", None, self.add("add", None, *values))
+        if kind == "features":
+            return _Value(self, self.add("pool", layer, *values).number, "flat")
+        return self.add(kind, layer, *values)
+
+
+_PARAMETERS = {"convolution": ("weight", "bias"), "norm": ("weight", "bias")}
+_STATISTICS = ("_mean", "_variance")
+
+
+def _with_relu(operations: list[Operation], output: int) -> list[Operation]:
+    """Operations with each ReLU made a part of the batch norm or addition that it alone reads."""
+    readers = Counter([output, *(number for operation in operations for number in operation.inputs)])
+    found: dict[int, Operation] = {}
+    for operation in operations:
+        source = found.get(operation.inputs[0])
+        if operation.kind == "relu" and source and source.kind in ("norm", "add") and readers[source.output] == 1:
+            del found[source.output]
+            operation = dataclasses.replace(source, relu=True, output=operation.output)
+        found[operation.output] = operation
+    return list(found.values())

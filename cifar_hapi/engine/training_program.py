@@ -1,237 +1,332 @@
-"""A traced network's forward and backward pass in training mode, as oneDNN calls on memory that is laid out once."""
+"""A traced network's forward pass, and its backward pass, with batch statistics where its layers use them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from paddle import nn
 
-from cifar_hapi.engine import onednn
-from cifar_hapi.engine.memory import Buffer, BufferPool, convolved, floats_at
-from cifar_hapi.engine.onednn import Call, Desc, Memory, Window
-from cifar_hapi.engine.trace import Trace
-from cifar_hapi.networks.layers import ConvNorm, GlobalAveragePool, GlobalMaxPool, MaxPool, PadShortcut, ResidualJoin
+from cifar_hapi.engine import layers, primitives
+from cifar_hapi.engine.memory import Buffer, floats_at
+from cifar_hapi.engine.onednn import Desc, Dtype, Memory
+from cifar_hapi.engine.primitives import Convolution
+from cifar_hapi.engine.program import (
+    NoFastForm,
+    PaddedCopy,
+    Program,
+    Step,
+    Tensors,
+    check_channels,
+    convolved,
+    fastest,
+    kernels,
+    output_channels,
+    weights_form,
+)
+from cifar_hapi.engine.trace import Operation, Trace
 
-Plan = Callable[[], None]  # lays out a layer's backward pass, once those of all later layers are
+Plan = Callable[[], None]  # lays out an operation's backward pass, once those of all later ones are
 
 
 class Value:
-    """A feature map: where it lies and, once the backward pass is planned, where its gradient does."""
+    """A feature map: where it lies and, once the backward pass is planned, where its gradient does.
 
-    def __init__(self, data: Buffer, needs_gradient: bool = True):
-        self.data, self.desc, self.shape = data, data.memory.desc, data.memory.desc.shape
-        self.memory = data.memory
-        self.needs_gradient = needs_gradient
+    needs_gradient: whether anything before it learns. replaceable: nothing but its one reader needs what it holds.
+    """
+
+    def __init__(self, data: Buffer, needs_gradient: bool, replaceable: bool = False):
+        self.data, self.desc, self.shape, self.memory = data, data.desc, data.desc.shape, data.memory
+        self.needs_gradient, self.replaceable = needs_gradient, replaceable
         self.gradient: Buffer | None = None
 
 
-class TrainingProgram:
-    """Computes features and gradients for one shape of input. `forward` keeps what `backward` needs, so that one
-    program serves one forward pass at a time.
+class TrainingProgram(Program):
+    """`forward` keeps what `backward` needs, so that one program serves one forward pass at a time.
 
-    parameters: the tensors that get a gradient, in the order of `backward`'s results. features: how many an image has.
+    needed: for each slot of the path, whether its gradient is. input_gradient: whether the input's is.
     """
 
     def __init__(
-        self, trace: Trace, shape: Sequence[int], channels_last: bool, dtype: onednn.Dtype, input_gradient: bool = False
+        self, path: Trace, shape: Sequence[int], dtype: Dtype, needed: Sequence[bool], input_gradient: bool = False
     ):
-        """shape: [N, C, H, W] of the input, whichever way its memory is laid out."""
-        self.parameters: list[Any] = []
-        self.features = 0
-        self._dtype = dtype
-        self._pool = BufferPool()
-        self._forward: list[Call | _Copy] = []
-        self._backward: list[Call | _Copy] = []
+        super().__init__(path, shape, dtype)
+        self._needed = dict(zip(path.slots, needed, strict=True))
+        self._gradients: dict[tuple[Any, str], Memory] = {}
+        self._forward: list[Step] = []
+        self._backward: list[Step] = []
         self._running: list[_RunningStatistics] = []
-        self._parameter_memories: list[Memory] = []
-        self._gradient_memories: list[Memory] = []
-        self._source = Memory(Desc(shape, "float32", "nhwc" if channels_last else "nchw"))
-        self._source_gradient = Memory(self._source.desc) if input_gradient else None
-        first = Value(self._new(shape), input_gradient)
+        first = Value(self._pool.keep(self._input_map(shape)), input_gradient)
         self._reorder(self._forward, self._source, first.memory)
-        plans = self._lay_out(trace, first)
+        output, plans = self._lay_out(first)
+        self._finish(output)
         for plan in reversed(plans):
             plan()
-        if self._source_gradient and first.gradient:
+        self._source_gradient = Memory(self._source.desc)
+        if first.gradient:
             self._reorder(self._backward, first.gradient.memory, self._source_gradient)
+        self._scratchpad.allocate()
 
-    def forward(self, source: int, features: int) -> None:
-        """Read the input at the address `source`, write the features, float32 [N, C], at `features`."""
+    def forward(self, source: int, result: int, tensors: Tensors) -> None:
+        """Read the input at the address `source`, write the output, float32, at `result`."""
         self._source.point_to(source)
-        self._features.point_to(features)
-        self._point_to_parameters()
-        for call in self._forward:
-            call.run()
+        self._result.point_to(result)
+        self._bind(tensors)
+        for step in self._forward:
+            step.run()
         for running in self._running:
-            running.update()
+            running.update(self._addresses)
 
-    def backward(self, gradient: int, gradients: Sequence[int], source_gradient: int = 0) -> None:
-        """Read the gradient of the features; write those of `parameters`, float32, and of the input if planned."""
-        self._features_gradient.point_to(gradient)
-        for memory, address in zip(self._gradient_memories, gradients, strict=True):
-            memory.point_to(address)
-        if self._source_gradient:
-            self._source_gradient.point_to(source_gradient)
-        self._point_to_parameters()
-        for call in self._backward:
-            call.run()
+    def backward(self, gradient: int, gradients: Sequence[int], source_gradient: int, tensors: Tensors) -> None:
+        """Read the gradient of the output; write those of the slots that need one, float32, and of the input."""
+        self._result_gradient.point_to(gradient)
+        self._source_gradient.point_to(source_gradient)
+        self._bind(tensors)
+        wanted = (slot for slot in self._path.slots if self._needed[slot])
+        for slot, address in zip(wanted, gradients, strict=True):
+            self._gradients[slot].point_to(address)
+        for step in self._backward:
+            step.run()
 
-    def _point_to_parameters(self) -> None:
-        for memory, parameter in zip(self._parameter_memories, self.parameters, strict=True):
-            memory.point_to(parameter.data_ptr())
-
-    def _lay_out(self, trace: Trace, first: Value) -> list[Plan]:
+    def _lay_out(self, first: Value) -> tuple[Value, list[Plan]]:
         values, plans = {0: first}, []
-        for operation in trace.operations:
-            build = _BUILDERS[type(operation.layer)]
-            values[operation.output], plan = build(self, operation.layer, *(values[each] for each in operation.inputs))
-            plans.append(plan)
-        return plans
+        for operation in self._path.operations:
+            inputs = [values[number] for number in operation.inputs]
+            values[operation.output], plan = _BUILDERS[operation.kind](self, operation, *inputs)
+            if values[operation.output].needs_gradient:
+                plans.append(plan)
+        return values[self._path.output], plans
 
-    # Each of the following lays out a layer's forward pass and returns its result and the plan of its backward pass.
+    def _finish(self, output: Value) -> None:
+        """The output in memory of the caller's, and its gradient from there."""
+        n, c, h, w = output.shape
+        self.result = (n, c) if self._path.flat else (n, h, w, c) if self._path.channels_last else (n, c, h, w)
+        desc = Desc(output.shape, "float32", self._tag)
+        self._result, self._result_gradient = Memory(desc), Memory(desc)
+        self._reorder(self._forward, output.memory, self._result)
+        if output.needs_gradient:
+            output.gradient = self._pool.take(output.desc)
+            self._reorder(self._backward, self._result_gradient, output.gradient.memory)
 
-    def _conv_norm(self, layer: ConvNorm, x: Value) -> tuple[Value, Plan]:
-        y, plan_convolution = self._convolution(layer.conv, x)
-        z, plan_norm = self._norm(layer.norm, y, isinstance(layer.activation, nn.ReLU))
+    # Each of the following lays out an operation's forward pass, returns its result and the plan of its backward pass.
 
-        def plan() -> None:
-            plan_norm()
-            plan_convolution()
-
-        return z, plan
-
-    def _convolution(self, conv: nn.Conv2D, x: Value) -> tuple[Value, Plan]:
-        shape, stride, padding = tuple(conv.weight.shape), conv._stride[0], conv._padding
-        y = Value(self._new(convolved(x.shape, shape, stride, padding)))
-        free_layout = Desc(shape, self._dtype, "any")
-        geometry = (stride, padding)
-        forward = onednn.convolution(x.desc, free_layout, y.desc, *geometry)
-        weights, gradient = self._parameter(conv.weight, Desc(shape, "float32", "oihw"))
-        packed = Buffer(forward.weights).memory
+    def _convolution(self, operation: Operation, x: Value) -> tuple[Value, Plan]:
+        layer, (shape, tag) = operation.layer, weights_form(operation.layer)
+        geometry, channels = layers.convolution_geometry(layer), output_channels(layer, x.desc)
+        weights = self._parameter(layer, "weight", Desc(shape, "float32", tag))
+        learns = self._learns(layer, "weight") or self._learns(layer, "bias")
+        y = self._new(convolved(x.shape, channels, geometry), x.needs_gradient or learns, operation, replaceable=True)
+        forward = fastest(kernels(layer, x.desc, y.desc, self._dtype), Convolution.forward, layer)
+        packed = self._pool.keep(forward.primitive.weights).memory
         self._reorder(self._forward, weights, packed)
-        self._forward.append(Call(forward, {"src": x.memory, "weights": packed, "dst": y.memory}))
+        bias = {}
+        if layers.parameter(layer, "bias") is not None:
+            bias["bias"] = self._parameter(layer, "bias", Desc((channels,), "float32", "a"))
+        source = self._laid_out(self._forward, x.data, forward.src)
+        target = y.data if forward.dst == y.desc.tag else self._pool.take(Desc(y.shape, self._dtype, forward.dst))
+        memories = {"src": source.memory, "weights": packed, "dst": target.memory, **bias}
+        self._call(self._forward, forward.primitive, memories)
+        self._pool.give(source)
+        if target is not y.data:
+            self._reorder(self._forward, target.memory, y.memory)
+            self._pool.give(target)
 
         def plan() -> None:
-            gy = self._taken_gradient(y)
-            back = onednn.convolution_backward_weights(x.desc, free_layout, y.desc, *geometry, forward)
-            found = Buffer(back.diff_weights).memory
-            self._backward.append(Call(back, {"src": x.memory, "diff_dst": gy.memory, "diff_weights": found}))
-            self._reorder(self._backward, found, gradient)
+            gy = self._gradient(y)
+            if learns:
+                self._plan_weights(layer, x, y, gy)
             if x.needs_gradient:
-                back = onednn.convolution_backward_data(x.desc, free_layout, y.desc, *geometry, forward)
-                again = Buffer(back.weights).memory
-                gx = self._pool.take(x.desc)
-                self._reorder(self._backward, weights, again)
-                self._backward.append(Call(back, {"diff_dst": gy.memory, "weights": again, "diff_src": gx.memory}))
-                self._add_gradient(x, gx)
+                self._plan_data(layer, x, y, gy, weights)
             self._pool.give(gy)
 
         return y, plan
 
-    def _norm(self, norm: nn.BatchNorm2D, y: Value, relu: bool) -> tuple[Value, Plan]:
-        z = Value(self._new(y.shape))
-        channels = Desc((y.shape[1],), "float32", "a")
-        scale, scale_gradient = self._parameter(norm.weight, channels)
-        shift, shift_gradient = self._parameter(norm.bias, channels)
-        mean, variance = Buffer(channels), Buffer(channels)
-        forward = onednn.batch_norm(y.desc, norm._epsilon, relu, batch_statistics=True)
-        known = {"src": y.memory, "mean": mean.memory, "variance": variance.memory, "scale": scale}
-        known |= {"workspace": Buffer(forward.workspace).memory} if relu else {}
-        self._forward.append(Call(forward, {**known, "shift": shift, "dst": z.memory}))
-        self._running.append(_RunningStatistics(norm, mean.floats(), variance.floats()))
+    def _plan_weights(self, layer: Any, x: Value, y: Value, gy: Buffer) -> None:
+        def made(convolution: Convolution) -> Any:
+            full = dataclasses.replace(convolution, weights=Desc(weights_form(layer)[0], "float32", "any"))
+            return full.backward_weights(convolution.forward())
+
+        back = fastest(kernels(layer, x.desc, y.desc, self._dtype), made, layer)
+        source, gradient = (
+            self._laid_out(self._backward, x.data, back.src),
+            self._laid_out(self._backward, gy, back.dst),
+        )
+        shape, tag = weights_form(layer)
+        found = self._pool.keep(back.primitive.diff_weights)
+        memories = {"src": source.memory, "diff_dst": gradient.memory, "diff_weights": found.memory}
+        if layers.parameter(layer, "bias") is not None:
+            memories["diff_bias"] = self._parameter_gradient(layer, "bias", Desc((y.shape[1],), "float32", "a"))
+        self._call(self._backward, back.primitive, memories)
+        if self._learns(layer, "weight"):
+            target = self._parameter_gradient(layer, "weight", Desc(shape, "float32", tag))
+            self._reorder(self._backward, found.memory, target)
+        self._pool.give(source)
+        self._pool.give(gradient)
+
+    def _plan_data(self, layer: Any, x: Value, y: Value, gy: Buffer, weights: Memory) -> None:
+        def made(convolution: Convolution) -> Any:
+            return convolution.backward_data(convolution.forward())
+
+        back = fastest(kernels(layer, x.desc, y.desc, self._dtype), made, layer)
+        packed = self._pool.keep(back.primitive.weights).memory
+        self._reorder(self._backward, weights, packed)
+        gradient = self._laid_out(self._backward, gy, back.dst)
+        gx = self._pool.take(Desc(x.shape, self._dtype, back.src))
+        memories = {"diff_dst": gradient.memory, "weights": packed, "diff_src": gx.memory}
+        self._call(self._backward, back.primitive, memories)
+        self._pool.give(gradient)
+        own = self._laid_out(self._backward, gx, x.desc.tag)
+        self._pool.give(gx)
+        self._add_gradient(x, own)
+
+    def _norm(self, operation: Operation, y: Value) -> tuple[Value, Plan]:
+        layer, relu, epsilon = operation.layer, operation.relu, layers.epsilon(operation.layer)
+        n, c, h, w = y.shape
+        check_channels(layer, y.desc)
+        batch_statistics = layers.uses_batch_statistics(layer)
+        if batch_statistics and n * h * w == 1:
+            raise NoFastForm(None)  # Paddle leaves a single value a channel as it is
+        learns = self._learns(layer, "weight") or self._learns(layer, "bias")
+        z = self._new(y.shape, y.needs_gradient or learns, operation, replaceable=True)
+        channels = Desc((c,), "float32", "a")
+        scale, shift = self._parameter(layer, "weight", channels), self._parameter(layer, "bias", channels)
+        if batch_statistics:
+            batch = self._pool.keep(channels), self._pool.keep(channels)
+            self._running.append(_RunningStatistics(layer, batch))
+            mean, variance = (each.memory for each in batch)
+        else:
+            mean, variance = (self._parameter(layer, name, channels) for name in ("_mean", "_variance"))
+        forward = primitives.batch_norm(y.desc, epsilon, relu, batch_statistics)
+        if not forward.fast:
+            raise NoFastForm(layer)
+        known = {"src": y.memory, "mean": mean, "variance": variance, "scale": scale}
+        known |= {"workspace": self._pool.keep(forward.workspace).memory} if relu else {}
+        self._call(self._forward, forward, {**known, "shift": shift, "dst": z.memory})
 
         def plan() -> None:
-            gz, gy = self._taken_gradient(z), self._pool.take(y.desc)
-            back = onednn.batch_norm_backward(y.desc, norm._epsilon, relu, True, forward)
-            found = {"diff_src": gy.memory, "diff_scale": scale_gradient, "diff_shift": shift_gradient}
-            self._backward.append(Call(back, {**known, "diff_dst": gz.memory, **found}))
+            gz, gy = self._gradient(z), self._pool.take(y.desc)
+            back = primitives.batch_norm_backward(y.desc, epsilon, relu, batch_statistics, forward)
+            found = {f"diff_{role}": self._parameter_gradient(layer, name, channels) for role, name in _ROLES}
+            self._call(self._backward, back, {**known, "diff_dst": gz.memory, "diff_src": gy.memory, **found})
             self._pool.give(gz)
             self._add_gradient(y, gy)
 
         return z, plan
 
-    def _join(self, layer: ResidualJoin, y: Value, shortcut: Value) -> tuple[Value, Plan]:
-        z = Value(y.data)  # in the place of y, which nothing else reads
-        added = {"src": y.memory, "src1": shortcut.memory, "dst": z.memory}
-        self._forward.append(Call(onednn.add(z.desc, relu=True), added))
+    def _relu(self, operation: Operation, y: Value) -> tuple[Value, Plan]:
+        z = self._in_place_of(y, y.needs_gradient) or self._new(y.shape, y.needs_gradient, operation)
+        source = self._laid_out(self._forward, y.data, z.desc.tag)
+        self._call(self._forward, primitives.relu(z.desc), {"src": source.memory, "dst": z.memory})
+        self._pool.give(source)
 
         def plan() -> None:
-            gz = self._taken_gradient(z)
-            back = onednn.relu_backward(z.desc)
-            self._backward.append(Call(back, {"diff_dst": gz.memory, "dst": z.memory, "diff_src": gz.memory}))
-            gz.users += 1  # the gradient of both summands
-            self._add_gradient(y, gz)
-            self._add_gradient(shortcut, gz)
-
-        return z, plan
-
-    def _pad_shortcut(self, layer: PadShortcut, x: Value) -> tuple[Value, Plan]:
-        (n, c, h, w), step = x.shape, layer.stride
-        z = Value(self._new((n, c + layer.new_channels, -(-h // step), -(-w // step))))
-        self._forward.append(_Copy(x.data.image()[:, ::step, ::step], z.data.image()[..., :c]))
-
-        def plan() -> None:
-            gz, gx = self._taken_gradient(z), Buffer(x.desc)  # of its own: between the pixels it stays zero
-            self._backward.append(_Copy(gz.image()[..., :c], gx.image()[:, ::step, ::step]))
+            gz = self._relu_gradient(z)
+            self._add_gradient(y, self._laid_out(self._backward, gz, y.desc.tag))
             self._pool.give(gz)
-            self._add_gradient(x, gx)
 
         return z, plan
 
-    def _max_pool(self, layer: MaxPool, x: Value) -> tuple[Value, Plan]:
-        kernel, stride = layer.ksize, layer.ksize if layer.stride is None else layer.stride
-        return self._pooled(Window("max", (kernel, kernel), (stride, stride), layer.padding), x)
-
-    def _pooled(self, window: Window, x: Value) -> tuple[Value, Plan]:
-        z = Value(self._new((*x.shape[:2], *window.result(x.shape[2:]))))
-        forward = onednn.pool(window, x.desc, z.desc)
-        workspace = {"workspace": Buffer(forward.workspace).memory} if window.kind == "max" else {}
-        self._forward.append(Call(forward, {"src": x.memory, "dst": z.memory, **workspace}))
+    def _add(self, operation: Operation, y: Value, other: Value) -> tuple[Value, Plan]:
+        if y.shape != other.shape:
+            raise NoFastForm(None)  # Paddle would broadcast
+        needs = y.needs_gradient or other.needs_gradient
+        z = self._in_place_of(y, needs) or self._new(y.shape, needs, operation)
+        summands = [self._laid_out(self._forward, each.data, z.desc.tag) for each in (y, other)]
+        added = {"src": summands[0].memory, "src1": summands[1].memory, "dst": z.memory}
+        self._call(self._forward, primitives.add(z.desc, operation.relu), added)
+        for summand in summands:
+            self._pool.give(summand)
 
         def plan() -> None:
-            gz, gx = self._taken_gradient(z), self._pool.take(x.desc)
-            back = onednn.pool_backward(window, x.desc, z.desc, forward)
-            self._backward.append(Call(back, {"diff_dst": gz.memory, "diff_src": gx.memory, **workspace}))
+            gz = self._relu_gradient(z) if operation.relu else self._gradient(z)
+            for each in (y, other):
+                self._add_gradient(each, self._laid_out(self._backward, gz, each.desc.tag))
             self._pool.give(gz)
-            self._add_gradient(x, gx)
 
         return z, plan
 
-    def _global_pool(self, layer: GlobalAveragePool | GlobalMaxPool, x: Value) -> tuple[Value, Plan]:
-        """The last layer: its result is the features, in memory of the caller's."""
-        n, self.features, h, w = x.shape
-        kind: Any = "average" if isinstance(layer, GlobalAveragePool) else "max"
-        z, plan_pool = self._pooled(Window(kind, (h, w), (1, 1)), x)
-        features = Desc((n, self.features, 1, 1), "float32", "nhwc")
-        self._features, self._features_gradient = Memory(features), Memory(features)
-        self._reorder(self._forward, z.memory, self._features)
+    def _pad(self, operation: Operation, x: Value) -> tuple[Value, Plan]:
+        (n, c, h, w), step = x.shape, operation.layer.stride
+        z = self._new((n, c + operation.layer.new_channels, -(-h // step), -(-w // step)), x.needs_gradient, operation)
+        copy = PaddedCopy(x.desc, z.desc, step)
+        source = self._laid_out(self._forward, x.data, copy.tag)
+        padded = z.data if copy.tag == z.desc.tag else self._pool.keep(Desc(z.shape, self._dtype, copy.tag))
+        self._forward.append(copy.between(source, padded))
+        self._pool.give(source)
+        if padded is not z.data:
+            self._reorder(self._forward, padded.memory, z.memory)
 
         def plan() -> None:
-            z.gradient = self._pool.take(z.desc)
-            self._reorder(self._backward, self._features_gradient, z.gradient.memory)
-            plan_pool()
+            gz = self._gradient(z)
+            padded, gx = (
+                self._laid_out(self._backward, gz, copy.tag),
+                self._pool.keep(Desc(x.shape, self._dtype, copy.tag)),
+            )
+            self._backward.append(copy.between(padded, gx, back=True))
+            self._pool.give(padded)
+            self._pool.give(gz)
+            self._add_gradient(x, self._laid_out(self._backward, gx, x.desc.tag))
 
         return z, plan
 
-    def _new(self, shape: Sequence[int]) -> Buffer:
-        return Buffer(Desc(shape, self._dtype, "nhwc"))
+    def _pooled(self, operation: Operation, x: Value) -> tuple[Value, Plan]:
+        window = layers.pool_window(operation.layer, x.shape[2:])
+        z = self._new((*x.shape[:2], *window.geometry.result(x.shape[2:])), x.needs_gradient, operation)
+        source = self._laid_out(self._forward, x.data, z.desc.tag)
+        forward = primitives.pool(window, source.desc, z.desc)
+        if not forward.fast:
+            raise NoFastForm(operation.layer)
+        workspace = {"workspace": self._pool.keep(forward.workspace).memory} if window.kind == "max" else {}
+        self._call(self._forward, forward, {"src": source.memory, "dst": z.memory, **workspace})
+        self._pool.give(source)
 
-    def _parameter(self, parameter: Any, desc: Desc) -> tuple[Memory, Memory]:
-        """Memory that is pointed to `parameter`, and to its gradient, when the program runs."""
-        self.parameters.append(parameter)
-        self._parameter_memories.append(Memory(desc))
-        self._gradient_memories.append(Memory(desc))
-        return self._parameter_memories[-1], self._gradient_memories[-1]
+        def plan() -> None:
+            gz, gx = self._gradient(z), self._pool.take(source.desc)
+            back = primitives.pool_backward(window, source.desc, z.desc, forward)
+            self._call(self._backward, back, {"diff_dst": gz.memory, "diff_src": gx.memory, **workspace})
+            self._pool.give(gz)
+            own = self._laid_out(self._backward, gx, x.desc.tag)
+            self._pool.give(gx)
+            self._add_gradient(x, own)
 
-    def _reorder(self, calls: list[Call | _Copy], source: Memory, target: Memory) -> None:
-        calls.append(Call(onednn.reorder(source.desc, target.desc), {"src": source, "dst": target}))
+        return z, plan
 
-    def _taken_gradient(self, value: Value) -> Buffer:
+    def _new(
+        self, shape: Sequence[int], needs_gradient: bool, operation: Operation, replaceable: bool = False
+    ) -> Value:
+        single = self._path.readers[operation.output] == 1
+        return Value(self._pool.keep(self._map(shape)), needs_gradient, replaceable and single)
+
+    def _in_place_of(self, y: Value, needs_gradient: bool) -> Value | None:
+        """A value in the place of `y`, if nothing needs what that holds."""
+        return Value(y.data, needs_gradient) if y.replaceable else None
+
+    def _learns(self, layer: Any, name: str) -> bool:
+        return self._needed.get((layer, name), False)
+
+    def _parameter_gradient(self, layer: Any, name: str, desc: Desc) -> Memory:
+        """Where a parameter's gradient goes: to the caller, or nowhere."""
+        if not self._learns(layer, name):
+            return self._pool.keep(desc).memory
+        self._gradients[layer, name] = Memory(desc)
+        return self._gradients[layer, name]
+
+    def _gradient(self, value: Value) -> Buffer:
         """The gradient of `value`, which all its readers have given their part to; the caller gives it back."""
-        assert value.gradient is not None, "a value that nothing reads"
+        if value.gradient is None:  # its readers pass nothing on
+            value.gradient = self._pool.keep(value.desc)
         return value.gradient
+
+    def _relu_gradient(self, z: Value) -> Buffer:
+        """The gradient before the ReLU whose result is `z`; the caller gives it away."""
+        gz = self._gradient(z)
+        target = gz if gz.overwritable else self._pool.take(z.desc)
+        names = {"diff_dst": gz.memory, "dst": z.memory, "diff_src": target.memory}
+        self._call(self._backward, primitives.relu_backward(z.desc), names)
+        if target is not gz:
+            self._pool.give(gz)
+        return target
 
     def _add_gradient(self, value: Value, part: Buffer) -> None:
         """`part`, which the caller gives away, is one of the summands of the gradient of `value`."""
@@ -242,46 +337,35 @@ class TrainingProgram:
             value.gradient = part
             return
         summands = (value.gradient, part)
-        total = next((each for each in summands if each.users == 1 and each.pooled), None) or self._pool.take(
-            value.desc
-        )
+        total = next((each for each in summands if each.overwritable), None) or self._pool.take(value.desc)
         names = {"src": summands[0].memory, "src1": summands[1].memory, "dst": total.memory}
-        self._backward.append(Call(onednn.add(value.desc), names))
+        self._call(self._backward, primitives.add(value.desc), names)
         for each in summands:
             if each is not total:
                 self._pool.give(each)
         value.gradient = total
 
 
-class _Copy:
-    """A copy between views of feature maps."""
-
-    def __init__(self, source: np.ndarray, target: np.ndarray):
-        self.source, self.target = source, target
-
-    def run(self) -> None:
-        np.copyto(self.target, self.source)
-
-
 class _RunningStatistics:
     """Keeps running mean and variance as Paddle does: biased, and `momentum` is the weight of the old value."""
 
-    def __init__(self, norm: nn.BatchNorm2D, mean: np.ndarray, variance: np.ndarray):
-        self._norm, self._batch = norm, (mean, variance)
+    def __init__(self, layer: Any, batch: tuple[Buffer, Buffer]):
+        self._layer, self._batch = layer, [each.floats() for each in batch]
 
-    def update(self) -> None:
-        momentum = self._norm._momentum
-        for running, batch in zip((self._norm._mean, self._norm._variance), self._batch, strict=True):
-            array = floats_at(running.data_ptr(), batch.size)
-            array *= momentum
-            array += (1 - momentum) * batch
+    def update(self, addresses: Mapping[tuple[Any, str], int]) -> None:
+        momentum = np.float32(layers.momentum(self._layer))
+        for name, batch in zip(("_mean", "_variance"), self._batch, strict=True):
+            running = floats_at(addresses[self._layer, name], batch.size)
+            running *= momentum
+            running += (1 - momentum) * batch
 
 
-_BUILDERS: dict[type, Callable[..., tuple[Value, Plan]]] = {
-    ConvNorm: TrainingProgram._conv_norm,
-    GlobalAveragePool: TrainingProgram._global_pool,
-    GlobalMaxPool: TrainingProgram._global_pool,
-    MaxPool: TrainingProgram._max_pool,
-    PadShortcut: TrainingProgram._pad_shortcut,
-    ResidualJoin: TrainingProgram._join,
+_ROLES = (("scale", "weight"), ("shift", "bias"))
+_BUILDERS: dict[str, Callable[..., tuple[Value, Plan]]] = {
+    "convolution": TrainingProgram._convolution,
+    "norm": TrainingProgram._norm,
+    "relu": TrainingProgram._relu,
+    "add": TrainingProgram._add,
+    "pad": TrainingProgram._pad,
+    "pool": TrainingProgram._pooled,
 }

@@ -1,0 +1,125 @@
+"""What Paddle's layers, and this project's, mean to the engine. The one place that reads their private attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from paddle import nn
+
+from cifar_hapi.engine.primitives import Geometry, Window
+from cifar_hapi.networks.layers import Classifier, GlobalAveragePool, GlobalMaxPool, MaxPool, PadShortcut, ResidualJoin
+
+Kind = Literal["convolution", "norm", "relu", "pool", "features", "pad", "join", "linear"]
+
+
+def kind(layer: nn.Layer) -> Kind | None:
+    """What `layer` does, None if the engine cannot do it."""
+    found, possible = _KINDS.get(type(layer), (None, None))
+    if possible is None or "forward" in layer.__dict__ or not possible(layer):
+        return None
+    return found
+
+
+def convolution_geometry(conv: nn.Conv2D) -> Geometry:
+    before, after = _padding(conv._padding) or ((0, 0), (0, 0))
+    stride, dilation = tuple(conv._stride), tuple(conv._dilation)
+    kernel = tuple(conv.weight.shape[2:])
+    return Geometry(kernel, stride, before, after, dilation, conv._groups)  # type: ignore[arg-type]
+
+
+def pool_window(pool: nn.Layer, sides: Sequence[int]) -> Window:
+    """What a pool does to a map of these sides, height and width."""
+    if isinstance(pool, GlobalAveragePool | GlobalMaxPool | nn.AdaptiveAvgPool2D | nn.AdaptiveMaxPool2D):
+        kind: Any = "average" if isinstance(pool, GlobalAveragePool | nn.AdaptiveAvgPool2D) else "max"
+        return Window(kind, Geometry((sides[0], sides[1])))
+    kernel = _pair(pool.ksize)
+    before, after = _padding(pool.padding) or ((0, 0), (0, 0))
+    geometry = Geometry(kernel, kernel if pool.stride is None else _pair(pool.stride), before, after)
+    if isinstance(pool, nn.MaxPool2D):
+        return Window("max", geometry)
+    return Window("average" if pool.exclusive else "average with padding", geometry)
+
+
+def uses_batch_statistics(norm: nn.BatchNorm2D) -> bool:
+    return bool(norm.training and not norm._use_global_stats)
+
+
+def epsilon(norm: nn.BatchNorm2D) -> float:
+    return float(norm._epsilon)
+
+
+def momentum(norm: nn.BatchNorm2D) -> float:
+    """The weight of the old running mean and variance."""
+    return float(norm._momentum)
+
+
+def channels_last(layer: nn.Layer) -> bool | None:
+    """Whether the layer takes [N, H, W, C]; None if that is all the same to it."""
+    data_format = getattr(layer, "_data_format", getattr(layer, "data_format", None))
+    return None if data_format is None else data_format == "NHWC"
+
+
+def has_hooks(layer: nn.Layer) -> bool:
+    return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
+
+
+def parameter(layer: nn.Layer, name: str) -> Any:
+    """The tensor that `layer` holds now under `name`: weight, bias, _mean or _variance; None where it has none."""
+    return layer._parameters.get(name)
+
+
+def _possible_convolution(conv: Any) -> bool:
+    plain = conv._padding_mode == "zeros" and _padding(conv._padding) is not None
+    return plain and parameter(conv, "weight") is not None  # else something else computes it, such as a weight norm
+
+
+def _possible_norm(norm: Any) -> bool:
+    tensors = [parameter(norm, name) for name in ("weight", "bias", "_mean", "_variance")]
+    return all(tensor is not None for tensor in tensors) and norm._use_global_stats is not False
+
+
+def _possible_pool(pool: Any) -> bool:
+    plain = not pool.ceil_mode and not getattr(pool, "return_mask", False) and getattr(pool, "divisor", None) is None
+    return plain and _padding(pool.padding) is not None
+
+
+def _possible_global_pool(pool: Any) -> bool:
+    return pool._output_size in (1, [1, 1], (1, 1)) and not getattr(pool, "_return_mask", False)
+
+
+def _padding(value: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Padding as Paddle takes it, as ((above, left), (below, right)); None for forms that the engine doesn't know."""
+    if isinstance(value, int):
+        return (value, value), (value, value)
+    if not isinstance(value, list | tuple) or not all(isinstance(each, int) for each in value):
+        return None
+    if len(value) == 2:
+        return (value[0], value[1]), (value[0], value[1])
+    return ((value[0], value[2]), (value[1], value[3])) if len(value) == 4 else None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _always(layer: Any) -> bool:
+    return True
+
+
+_KINDS: dict[type, tuple[Kind, Callable[[Any], bool]]] = {
+    nn.Conv2D: ("convolution", _possible_convolution),
+    nn.BatchNorm2D: ("norm", _possible_norm),
+    nn.ReLU: ("relu", _always),
+    nn.MaxPool2D: ("pool", _possible_pool),
+    nn.AvgPool2D: ("pool", _possible_pool),
+    nn.AdaptiveAvgPool2D: ("pool", _possible_global_pool),
+    nn.AdaptiveMaxPool2D: ("pool", _possible_global_pool),
+    MaxPool: ("pool", _possible_pool),
+    GlobalAveragePool: ("features", _always),
+    GlobalMaxPool: ("features", _always),
+    PadShortcut: ("pad", _always),
+    ResidualJoin: ("join", _always),
+    nn.Linear: ("linear", _always),
+    Classifier: ("linear", _always),
+}

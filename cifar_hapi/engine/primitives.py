@@ -1,0 +1,164 @@
+"""The primitives of oneDNN that the engine uses; what they compute is described in oneDNN's developer guide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import c_float, c_uint, c_void_p
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cifar_hapi.engine.onednn import Desc, PostOps, PrimitiveDesc, dims, engine
+
+_FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD = 64, 96, 128
+_DIRECT, _RELU_BY_RESULT, _ADD = 1, 0x100, 0x1FFF0
+_POOLS = {"max": 0x1FF, "average with padding": 0x2FF, "average": 0x3FF}
+_GLOBAL_STATS, _SCALE, _SHIFT, _FUSE_RELU = 1, 2, 4, 8
+Pair = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a kernel moves over a feature map. before, after: the padding above and left, below and right."""
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    before: Pair = (0, 0)
+    after: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def result(self, sides: Sequence[int]) -> tuple[int, ...]:
+        """Height and width of what comes out of a map with these sides; not positive where the kernel doesn't fit."""
+        return tuple(
+            (side + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for side, kernel, stride, before, after, dilation in zip(
+                sides, self.kernel, self.stride, self.before, self.after, self.dilation, strict=True
+            )
+        )
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Strides, dilations, padding, as the C functions take them."""
+        gaps = tuple(each - 1 for each in self.dilation)
+        return dims(self.stride), dims(gaps), dims(self.before), dims(self.after)
+
+    def window(self) -> tuple[Any, ...]:
+        """The same with the kernel, for pools."""
+        strides, *rest = self.arguments()
+        return strides, dims(self.kernel), *rest
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution's descriptions; `bias` is None where it has none."""
+
+    src: Desc
+    weights: Desc
+    bias: Desc | None
+    dst: Desc
+    geometry: Geometry
+
+    def forward(self, training: bool = True, post: PostOps | None = None) -> PrimitiveDesc:
+        kind = _FORWARD_TRAINING if training else _FORWARD_INFERENCE
+        operands = (self.src.pointer, self.weights.pointer, _pointer(self.bias), self.dst.pointer)
+        return self._made("forward", engine(), kind, _DIRECT, *operands, *self.geometry.arguments(), post=post)
+
+    def backward_data(self, hint: PrimitiveDesc) -> PrimitiveDesc:
+        operands = (self.src.pointer, self.weights.pointer, self.dst.pointer)
+        return self._made("backward_data", engine(), _DIRECT, *operands, *self.geometry.arguments(), hint.pointer)
+
+    def backward_weights(self, hint: PrimitiveDesc) -> PrimitiveDesc:
+        operands = (self.src.pointer, self.weights.pointer, _pointer(self.bias), self.dst.pointer)
+        return self._made("backward_weights", engine(), _DIRECT, *operands, *self.geometry.arguments(), hint.pointer)
+
+    def _made(self, which: str, *arguments: Any, post: PostOps | None = None) -> PrimitiveDesc:
+        what = f"{self.src.dtype} {self.src.shape} * {self.weights.shape} / {self.geometry.stride}"
+        return PrimitiveDesc(f"dnnl_convolution_{which}_primitive_desc_create", what, *arguments, post=post)
+
+
+def batch_norm(data: Desc, epsilon: float, relu: bool, batch_statistics: bool, training: bool = True) -> PrimitiveDesc:
+    """With batch statistics it writes `mean` and `variance` (biased), else it reads them."""
+    return PrimitiveDesc(
+        "dnnl_batch_normalization_forward_primitive_desc_create",
+        f"{data.dtype} {data.shape}",
+        *(engine(), _FORWARD_TRAINING if training else _FORWARD_INFERENCE, data.pointer, data.pointer),
+        *(c_float(epsilon), _norm_flags(relu, batch_statistics)),
+    )
+
+
+def batch_norm_backward(
+    data: Desc, epsilon: float, relu: bool, batch_statistics: bool, hint: PrimitiveDesc
+) -> PrimitiveDesc:
+    return PrimitiveDesc(
+        "dnnl_batch_normalization_backward_primitive_desc_create",
+        f"{data.dtype} {data.shape}",
+        *(engine(), _BACKWARD, data.pointer, data.pointer, data.pointer),
+        *(c_float(epsilon), _norm_flags(relu, batch_statistics), hint.pointer),
+    )
+
+
+def add(data: Desc, relu: bool = False) -> PrimitiveDesc:
+    """dst = src + src1, then ReLU if asked; dst may be src."""
+    return PrimitiveDesc(
+        "dnnl_binary_primitive_desc_create",
+        f"{data.dtype} {data.shape}",
+        *(engine(), _ADD, data.pointer, data.pointer, data.pointer),
+        post=PostOps().relu() if relu else None,
+    )
+
+
+def relu(data: Desc) -> PrimitiveDesc:
+    """dst = max(src, 0); dst may be src."""
+    return PrimitiveDesc(
+        "dnnl_eltwise_forward_primitive_desc_create",
+        f"{data.dtype} {data.shape}",
+        *(engine(), _FORWARD_TRAINING, _RELU_BY_RESULT, data.pointer, data.pointer, c_float(0), c_float(0)),
+    )
+
+
+def relu_backward(data: Desc) -> PrimitiveDesc:
+    """diff_src = diff_dst where dst > 0, else 0; diff_src may be diff_dst."""
+    hint = relu(data)
+    return PrimitiveDesc(
+        "dnnl_eltwise_backward_primitive_desc_create",
+        f"{data.dtype} {data.shape}",
+        *(engine(), _RELU_BY_RESULT, data.pointer, data.pointer, data.pointer, c_float(0), c_float(0), hint.pointer),
+    )
+
+
+@dataclass(frozen=True)
+class Window:
+    """A pool: what it does, and how it moves."""
+
+    kind: Literal["max", "average", "average with padding"]
+    geometry: Geometry
+
+
+def pool(window: Window, src: Desc, dst: Desc, training: bool = True) -> PrimitiveDesc:
+    return PrimitiveDesc(
+        "dnnl_pooling_forward_primitive_desc_create",
+        f"{window.kind} {src.dtype} {src.shape}",
+        *(engine(), _FORWARD_TRAINING if training else _FORWARD_INFERENCE, _POOLS[window.kind]),
+        *(src.pointer, dst.pointer, *window.geometry.window()),
+    )
+
+
+def pool_backward(window: Window, diff_src: Desc, diff_dst: Desc, hint: PrimitiveDesc) -> PrimitiveDesc:
+    return PrimitiveDesc(
+        "dnnl_pooling_backward_primitive_desc_create",
+        f"{window.kind} {diff_src.dtype} {diff_src.shape}",
+        *(engine(), _POOLS[window.kind], diff_src.pointer, diff_dst.pointer, *window.geometry.window(), hint.pointer),
+    )
+
+
+def reorder(src: Desc, dst: Desc) -> PrimitiveDesc:
+    """Copy `src` to `dst`, whose layout and element type may differ."""
+    what = f"{src.dtype} {src.shape} {src.tag} to {dst.dtype} {dst.tag}"
+    return PrimitiveDesc("dnnl_reorder_primitive_desc_create", what, src.pointer, engine(), dst.pointer, engine())
+
+
+def _norm_flags(relu: bool, batch_statistics: bool) -> c_uint:
+    return c_uint(_SCALE | _SHIFT | (_FUSE_RELU if relu else 0) | (0 if batch_statistics else _GLOBAL_STATS))
+
+
+def _pointer(desc: Desc | None) -> c_void_p | None:
+    return None if desc is None else desc.pointer
