@@ -1,4 +1,4 @@
-# make help lists the targets. Variables: RECIPE= EPOCHS= DATA= RUN= ARGS= DEVICE=cpu|gpu PYTHON= VENV= PADDLE=
+# make help lists the targets. Variables: RECIPE= EPOCHS= DATA= RUN= ARGS= DEVICE=cpu|gpu PYTHON= VENV= PADDLE= BENCH= TORCH=
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,6 +9,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
+# What is compared with lives in an environment of its own.
+BENCH ?= loader process_settings optimizer loop growth training
+TORCH ?= torch==2.13.0+cpu
+INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
 .PHONY: help train evaluate test lint format smoke bench clean
@@ -39,12 +43,14 @@ format: $(INSTALLED_DEV)  ## put the code in order
 smoke: $(INSTALLED)  ## the whole program once, on a few generated images
 	@.ci/smoke $(BIN)/cifar-hapi
 
-bench: $(INSTALLED_DEV)  ## the benchmarks (minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.loader $(ARGS)
-	@$(BIN)/python -m benchmarks.process_settings $(ARGS)
+bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goes to each)
+	@test -e $(INSTALLED_TORCH) || { $(PYTHON) -m venv .venv-torch \
+		&& .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) numpy \
+		&& touch $(INSTALLED_TORCH); } || echo '$(TORCH) cannot be installed: its rows will say so' >&2
+	@$(foreach name,$(BENCH),$(if $(filter loader,$(name)),OMP_NUM_THREADS=1 )$(BIN)/python -m benchmarks.$(name) $(ARGS) &&) true
 
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): $(PACKAGING)

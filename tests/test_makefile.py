@@ -32,6 +32,8 @@ def make(*arguments, folder=ROOT, **environment):
         (["evaluate"], "bin/cifar-hapi evaluate --device cpu"),
         (["evaluate", "RUN=runs/x", "ARGS=--json"], "bin/cifar-hapi evaluate runs/x --device cpu --json"),
         (["test", "ARGS=-k loader"], "bin/python -m pytest -k loader"),
+        (["bench"], "python -m benchmarks.training &&"),
+        (["bench", "BENCH=loop training", "ARGS=--json"], "python -m benchmarks.loop --json && "),
         (["train"], "pip install --quiet --disable-pip-version-check -e '.[cpu]'"),
         (["test"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'"),
         (["train", "DEVICE=gpu"], "pip install --quiet --disable-pip-version-check -e '.[gpu]'"),
@@ -64,6 +66,8 @@ case "$*" in
   *"pip install"*)
     echo "$@" >> installs
     test ! -e broken ;;
+  *"-m benchmarks."*)
+    echo "$@" ;;
 esac
 """
 
@@ -107,6 +111,16 @@ def test_new_requirements_are_installed(copy):
 def test_a_device_that_is_none_is_an_error(copy):
     found = make("train", f"PYTHON={copy}/python", "DEVICE=tpu", folder=copy)
     assert found.returncode == 2 and "DEVICE=tpu: must be cpu or gpu" in found.stderr and installs(copy) == 0
+
+
+def test_benchmarks_run_without_pytorch_where_it_cannot_be_installed(copy):
+    arguments = ("bench", "BENCH=loop", f"PYTHON={copy}/python", "DEVICE=cpu")
+    assert "cannot" not in make(*arguments, folder=copy).stderr and installs(copy) == 2  # this project, and PyTorch
+    shutil.rmtree(copy / ".venv-torch")
+    (copy / "broken").touch()
+    found = make(*arguments, folder=copy)
+    assert found.returncode == 0 and "-m benchmarks.loop" in found.stdout
+    assert "torch==2.13.0+cpu cannot be installed" in found.stderr
 
 
 def test_help_lists_every_target():

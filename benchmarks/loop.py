@@ -1,0 +1,291 @@
+"""What surrounds the steps: Model.fit with its callbacks and the real loader, the first step, the start, the memory.
+
+    python -m benchmarks.loop
+    python -m benchmarks.loop --engine native --precision float32
+
+The overhead compares `cifar_hapi.fit` (loader with augmentation, metrics, all default callbacks, the bar drawn as on a
+terminal) with a bare loop of forward, loss, backward and update over batches in memory; they take turns in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tables import machine_line, markdown_table, report
+from benchmarks.timing import Spread, timed
+from benchmarks.worker import ROOT, Unavailable, clean_environment, warn_if_busy
+from cifar_hapi.data.archives import find_cifar
+from cifar_hapi.runtime import data_folders
+
+EPOCH_STEPS = 390  # of 128 images in the 50,000 of CIFAR-10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="resnet20", help="of the overhead and the first step")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=40, help="steps of fit and of the bare loop in each round")
+    parser.add_argument("--rounds", type=int, default=7, help="of the overhead; starts are measured as often")
+    parser.add_argument("--memory-network", default="resnet18")
+    parser.add_argument("--engine", choices=("native", "onednn"), default="onednn")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--json", action="store_true", help="print JSON, and the table on standard error")
+    parser.add_argument("--measure", choices=CHILDREN, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        try:
+            found = CHILDREN[arguments.measure](arguments)
+        except Unavailable as why:
+            sys.exit(f"engine {arguments.engine}, {arguments.precision}: {why}")
+        Path(os.environ["RESULT"]).write_text(json.dumps(found), encoding="utf-8")
+        return
+    warn_if_busy()
+    found = {
+        "overhead": measure_in_child("overhead"),
+        "start": measure_starts(arguments.rounds),
+        "memory": measure_in_child("memory"),
+    }
+    settings = {"network": arguments.network, "batch_size": arguments.batch_size, "data": data_source()}
+    settings |= {
+        "memory_network": arguments.memory_network,
+        "engine": arguments.engine,
+        "precision": arguments.precision,
+    }
+    versions = found["overhead"].pop("versions")
+    text = f"{show(found, settings)}\n\n{machine_line(versions)}"
+    report(text, {"versions": versions, "settings": settings, **found}, arguments.json)
+
+
+def data_source() -> str:
+    """CIFAR-10 where it can be had without a download, else the generated set."""
+    return "cifar10" if any(find_cifar(folder, "cifar10") for folder in data_folders(None)) else "synthetic"
+
+
+def measure_in_child(what: str) -> dict[str, Any]:
+    """What a fresh process with this one's options finds."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        # FORCE_COLOR: rich takes its output for a terminal, so that the bar is drawn and its cost is in.
+        environment = clean_environment() | {"RESULT": str(result), "FORCE_COLOR": "1", "BEGIN": str(time.time())}
+        run([sys.executable, "-m", "benchmarks.loop", *sys.argv[1:], "--measure", what], environment)
+        return json.loads(result.read_text(encoding="utf-8"))
+
+
+def run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run a command in silence; raises RuntimeError with what it said last if it fails."""
+    print(" ".join(command[1:]), file=sys.stderr, flush=True)
+    done = subprocess.run(
+        command, env=environment or clean_environment(), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stderr[-4000:]}")
+
+
+def measure_starts(rounds: int) -> dict[str, float]:
+    """Median seconds from the start of a process, the kinds taking turns."""
+    commands = {
+        "python": ["-c", "pass"],
+        "import cifar_hapi": ["-c", "import cifar_hapi"],
+        "cifar-hapi --help": ["-m", "cifar_hapi", "--help"],
+    }
+    samples: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            samples.setdefault(name, []).append(timed(lambda command=command: run([sys.executable, *command])))
+        for name, seconds in measure_in_child("first_step").items():
+            samples.setdefault(name, []).append(seconds)
+    return {name: statistics.median(seconds) for name, seconds in samples.items()}
+
+
+def show(found: dict[str, Any], settings: dict[str, str]) -> str:
+    overhead, start, memory = found["overhead"], found["start"], found["memory"]
+    network = f"{settings['network']}, batch {settings['batch_size']}"
+    epoch = overhead["epoch_percent"]
+    rows = [
+        (f"step of the bare loop, {network}", f"{overhead['bare_ms']:.1f} ms, spread {overhead['bare_spread']:.0f} %"),
+        ("step of fit", f"{overhead['fit_ms']:.1f} ms, spread {overhead['fit_spread']:.0f} %"),
+        ("fit over the bare loop, a step", f"{overhead['step_percent']:+.1f} %"),
+        ("once an epoch: checkpoint, history", f"{overhead['once_ms']:.0f} ms"),
+        (f"fit over the bare loop, an epoch of {EPOCH_STEPS} steps", f"{epoch:+.1f} %"),
+        ("first step of a process", f"{start['first step']:.2f} s"),
+        ("start to the first step done, all of train", f"{start['to first step']:.2f} s"),
+        ("cifar-hapi --help", f"{start['cifar-hapi --help']:.2f} s"),
+        ("import cifar_hapi", f"{start['import cifar_hapi']:.2f} s (python alone {start['python']:.2f} s)"),
+        (
+            f"peak memory, {settings['memory_network']}, batch {settings['batch_size']}",
+            f"{memory['peak_mib']:,.0f} MiB, {memory['before_mib']:,.0f} with data and network before the first step",
+        ),
+    ]
+    title = f"engine {settings['engine']}, {settings['precision']}, images of {settings['data']}"
+    return f"{markdown_table(['what', 'measured'], rows)}\n\n{title}"
+
+
+def measure_overhead(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times of a step in fit and in the bare loop, and what fit does once an epoch; the first fit warms up."""
+    _prepare()
+    from cifar_hapi.runtime import versions
+
+    bare = _bare_loop(arguments)
+    steps: dict[str, list[float]] = {"bare": [], "fit": []}
+    once = []
+    _fit_once(arguments, arguments.steps)
+    bare(2)
+    for _ in range(arguments.rounds):
+        steps["bare"] += bare(arguments.steps)
+        marks = _fit_once(arguments, arguments.steps)
+        steps["fit"] += [later - sooner for sooner, later in itertools.pairwise(marks[1:-1])]
+        once.append(marks[-1] - marks[-2])
+    spreads = {name: Spread.of(seconds) for name, seconds in steps.items()}
+    ratio = spreads["fit"].median / spreads["bare"].median
+    once_median = statistics.median(once)
+    return {
+        "versions": versions(),
+        "bare_ms": 1e3 * spreads["bare"].median,
+        "bare_spread": spreads["bare"].percent,
+        "fit_ms": 1e3 * spreads["fit"].median,
+        "fit_spread": spreads["fit"].percent,
+        "steps": spreads["fit"].count,
+        "step_percent": 100 * (ratio - 1),
+        "once_ms": 1e3 * once_median,
+        "epoch_percent": 100 * (ratio - 1 + once_median / (EPOCH_STEPS * spreads["bare"].median)),
+    }
+
+
+def measure_first_step(arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds of the first step, and from this process's start until it is done, with all images loaded."""
+    begin = float(os.environ["BEGIN"])
+    _prepare()
+    marks = _fit_once(arguments, None, stop_after_first=True)
+    return {"first step": marks[1] - marks[0], "to first step": time.time() - begin}
+
+
+def measure_memory(arguments: argparse.Namespace) -> dict[str, float]:
+    """Peak resident MiB of a few steps of training and of an evaluation, with all images loaded."""
+    _prepare()
+    from benchmarks.paddle_worker import switch_engine
+    from cifar_hapi.data.sources import open_data
+    from cifar_hapi.training import build_training
+
+    recipe = _recipe(arguments, arguments.memory_network).with_overrides({"data.val_fraction": 0.02})
+    data = open_data(recipe.data, recipe.seed)
+    model, loaders = build_training(recipe, data)
+    switch_engine(model.network, arguments.engine, arguments.precision)
+    before = _peak_mib()
+    model.fit(*loaders, epochs=1, num_iters=3, verbose=0)
+    return {"before_mib": before, "peak_mib": _peak_mib()}
+
+
+CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "overhead": measure_overhead,
+    "first_step": measure_first_step,
+    "memory": measure_memory,
+}
+
+
+def _prepare() -> None:
+    from cifar_hapi.runtime import prepare_process
+
+    prepare_process()
+
+
+def _recipe(arguments: argparse.Namespace, network: str) -> Any:
+    from cifar_hapi.recipe import Recipe
+
+    overrides = {
+        "data.source": data_source(),
+        "data.val_fraction": 0.0,
+        "network.name": network,
+        "batch_size": arguments.batch_size,
+        "engine": arguments.engine,
+        "precision": arguments.precision,
+        "epochs": 1,
+        "optimizer.lr": 1e-3,
+        "optimizer.nesterov": True,
+    }
+    return Recipe.load("resnet20", overrides | {"schedule.name": "constant", "schedule.milestones": []})
+
+
+class _Enough(Exception):
+    """Ends a fit after its first step."""
+
+
+def _fit_once(arguments: argparse.Namespace, steps: int | None, stop_after_first: bool = False) -> list[float]:
+    """When one epoch of `cifar_hapi.fit`, of `steps` steps (None: all), began, ended each step, and was over."""
+    from paddle.callbacks import Callback
+
+    from cifar_hapi.training import fit
+
+    marks: list[float] = []
+
+    class Clock(Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            marks.append(time.perf_counter())
+
+        def on_train_batch_end(self, step: int, logs: Any = None) -> None:
+            marks.append(time.perf_counter())
+            if stop_after_first:
+                raise _Enough
+
+        def on_train_end(self, logs: Any = None) -> None:
+            marks.append(time.perf_counter())
+
+    limit = {} if steps is None else {"data.limit": steps * arguments.batch_size}
+    recipe = _recipe(arguments, arguments.network).with_overrides(limit)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_Enough):
+        fit(recipe, run_dir=Path(folder) / "run", device="cpu", callbacks=[Clock()])
+    return marks
+
+
+def _bare_loop(arguments: argparse.Namespace) -> Callable[[int], list[float]]:
+    """A function that trains for so many steps and returns the seconds of each; nothing but what training needs."""
+    import paddle
+
+    from benchmarks.paddle_worker import switch_engine
+    from benchmarks.pixels import labelled_images
+    from cifar_hapi.data.normalisation import channel_statistics, normalise
+    from cifar_hapi.loading import build_declared_network
+    from cifar_hapi.loss import build_loss
+    from cifar_hapi.optimizer import build_optimizer
+
+    recipe = _recipe(arguments, arguments.network)
+    found = labelled_images(4 * arguments.batch_size)[1]
+    pixels = normalise(found.images, *channel_statistics(found.images), "NCHW")
+    parts = zip(np.split(pixels, 4), np.split(found.labels, 4), strict=True)
+    batches = itertools.cycle([(paddle.to_tensor(images), paddle.to_tensor(labels)) for images, labels in parts])
+    network = build_declared_network(recipe.network, 10)
+    switch_engine(network, arguments.engine, arguments.precision)
+    optimizer, loss = build_optimizer(recipe.optimizer, recipe.schedule, network, 100, 1), build_loss(recipe.loss)
+
+    def step() -> None:
+        images, labels = next(batches)
+        loss(network(images), labels).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+
+    return lambda count: [timed(step) for _ in range(count)]
+
+
+def _peak_mib() -> float:
+    """The most memory that this process has had resident."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""What the benchmarks compute from their measurements, and how parent and child talk; no speed is tested."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import timing
+from benchmarks.growth import growth
+from benchmarks.optimizer import measured_rows
+from benchmarks.paddle_worker import multiply_adds, parameter_count
+from benchmarks.saved_batches import load_batches, save_images
+from benchmarks.tables import markdown_table
+from benchmarks.timing import Spread, straight_line, take_turn, warm_up
+from benchmarks.training import check_same_work, figures, network_and_batch, show, with_ratios
+from benchmarks.worker import Unavailable, Worker, clean_environment, round_robin
+from cifar_hapi.networks import build_network
+
+# ResNet-20 by hand: 32x32, 16x16 and 8x8 places, times weights: stem 3*16*9, then 6 and 5 convolutions of c*c*9 and one
+# of c/2*c*9 a stage, then 64*10. ResNet-18 with CIFAR stem is usually quoted as 0.56 G; speednet says its own.
+MULTIPLY_ADDS = {"resnet20": 40_551_040, "resnet56": 125_485_696, "resnet18": 555_422_720, "speednet": 379_261_952}
+
+
+@pytest.mark.parametrize(("name", "expected"), MULTIPLY_ADDS.items())
+def test_multiply_adds_are_those_of_the_layers_shapes(name, expected):
+    assert multiply_adds(build_network(name)) == expected
+
+
+def test_counting_leaves_the_network_as_it_was():
+    network = build_network("speednet", width=2)
+    before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
+    assert multiply_adds(network) == multiply_adds(network) and network.training
+    assert all((tensor.numpy() == before[name]).all() for name, tensor in network.state_dict().items())
+    assert not any(layer._forward_post_hooks for layer in network.sublayers())
+
+
+def test_running_statistics_are_no_parameters():
+    assert parameter_count(build_network("resnet20")) == 269_722  # 0.27 M in He et al. 2015, table 6
+
+
+def test_a_straight_line_is_found():
+    line = straight_line([1, 2, 4], [5, 7, 11])
+    assert (line.intercept, line.slope, line.r_squared) == pytest.approx((3, 2, 1))
+
+
+def test_r_squared_is_the_share_of_the_variance_explained():
+    x, y = np.arange(6), np.array([0, 2, 1, 4, 3, 5])
+    residuals = y - np.polyval(np.polyfit(x, y, 1), x)
+    assert straight_line(list(x), list(y)).r_squared == pytest.approx(1 - residuals.var() / y.var())
+
+
+def test_two_points_are_no_straight_line():
+    with pytest.raises(ValueError, match="2 points"):
+        straight_line([1, 2], [1, 2])
+
+
+def test_a_spread_is_quartiles():
+    spread = Spread.of([4, 1, 3, 2, 5])
+    assert (spread.lower, spread.median, spread.upper, spread.count) == (2, 3, 4, 5)
+    assert spread.percent == pytest.approx(100 * 2 / 3)
+    assert Spread.of([7]) == Spread(7, 7, 7, 1)
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """A function that makes steps which last so long, on a clock that only they move."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def lasting(*seconds):
+        each = iter(seconds)
+
+        def one():
+            now[0] += next(each)
+
+        return one
+
+    return lasting
+
+
+@pytest.mark.parametrize(
+    ("durations", "at_least", "expected"),
+    [
+        ([0.2, 0.5, 0.5], 1, [0.5, 0.5]),  # the first is short, and not counted
+        ([5.0], 1, [5.0]),  # as long as a turn: counted
+        ([5.0, 6.0], 2, [5.0, 6.0]),
+        ([0.3, 0.8], 1, [0.3, 0.8]),  # a quarter of a turn: counted
+        ([0.1, 2.0, 2.0, 2.0], 3, [2.0, 2.0, 2.0]),
+    ],
+)
+def test_a_turn_has_the_steps_that_fit(step, durations, at_least, expected):
+    assert take_turn(step(*durations), 1.0, at_least) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("durations", [[9.0, 9.0], [1.5, 0.1, 0.5]])
+def test_warming_up_takes_two_steps_and_two_seconds(step, durations):
+    one = step(*durations)
+    warm_up(one)
+    with pytest.raises(StopIteration):
+        one()
+
+
+def test_columns_of_numbers_are_set_to_the_right():
+    table = markdown_table(["who", "images/s"], [["stock", "7.1"], ["ours", "1,234"]])
+    assert table.splitlines() == [
+        "| who   | images/s |",
+        "|-------|---------:|",
+        "| stock |      7.1 |",
+        "| ours  |    1,234 |",
+    ]
+
+
+def test_figures_count_two_operations_a_multiply_add():
+    found = figures([0.5, 0.5, 0.5], batch_size=100, multiply_adds=3_000_000_000)
+    assert (found["images_per_second"], found["gflops"], found["steps"]) == (200, pytest.approx(1200), 3)
+
+
+def row(contender, training, evaluation):
+    works = {"training": training, "evaluation": evaluation}
+    found = {work: figures([1.0], speed, 10**9) for work, speed in works.items()}
+    return {"network": "resnet20", "batch_size": 128, "contender": contender, "title": contender} | found
+
+
+ROWS = [row("stock", 10, 100), row("onednn-bfloat16", 60, 300), row("torch-float32", 20, 200), row("torch-x", 40, 150)]
+
+
+def test_ratios_are_to_stock_and_to_the_best_pytorch():
+    ours = with_ratios(ROWS)[1]
+    assert (ours["training"]["to_stock"], ours["training"]["to_torch"]) == (6, 1.5)
+    assert (ours["evaluation"]["to_stock"], ours["evaluation"]["to_torch"]) == (3, 1.5)
+
+
+def test_a_ratio_to_what_was_not_measured_is_left_out():
+    missing = {
+        "network": "resnet20",
+        "batch_size": 128,
+        "contender": "torch-x",
+        "title": "T",
+        "missing": "not installed",
+    }
+    rows = with_ratios([ROWS[1], missing])
+    assert rows[0]["training"]["to_stock"] is None and rows[0]["training"]["to_torch"] is None
+    assert [len(line.split("|")) for line in show(rows).splitlines()] == [15] * 4
+    assert "not installed" in show(rows)
+
+
+@pytest.mark.parametrize("key", ["parameters", "multiply_adds"])
+def test_contenders_that_do_other_work_are_refused(key):
+    same = {"parameters": 1, "multiply_adds": 2}
+    check_same_work({"a": same, "b": same})
+    with pytest.raises(ValueError, match=f"{key} differ: a .*, b 3"):
+        check_same_work({"a": same, "b": same | {key: 3}})
+
+
+@pytest.mark.parametrize("text", ["resnet20", "resnet20:", ":128", "resnet20:0", "resnet20:x", "resnet20:4096"])
+def test_a_network_without_a_possible_batch_size_is_refused(text):
+    assert network_and_batch("resnet20:128") == ("resnet20", 128)
+    with pytest.raises(argparse.ArgumentTypeError, match="NAME:BATCH"):
+        network_and_batch(text)
+
+
+def test_growth_has_a_line_from_three_points_on():
+    points = [(count, Spread.of([10.0 + 8 / count])) for count in (1, 2, 4)]
+    assert growth("threads", points)["slope"] == pytest.approx(8)  # over 1 / threads
+    assert "slope" not in growth("threads", points[:2])
+    assert growth("batch", [(size, Spread.of([2.0 * size])) for size in (1, 2, 3)])["r_squared"] == pytest.approx(1)
+
+
+def test_updates_are_told_apart_by_network_and_rule():
+    (found,) = measured_rows({("fused", "resnet18 adamw"): [0.001, 0.002, 0.003]})
+    assert (found["network"], found["rule"], found["contender"]) == ("resnet18", "adamw", "fused")
+    assert found["milliseconds"] == pytest.approx(2)
+
+
+def test_batches_are_whole_and_the_saved_images(tmp_path):
+    images, labels = np.arange(5 * 12, dtype=np.float32).reshape(5, 3, 2, 2), np.arange(5)
+    save_images(tmp_path / "images.npz", images, labels)
+    found = load_batches(tmp_path / "images.npz", 2)
+    assert len(found) == 2 and (found[1][0] == images[2:4]).all() and found[1][1].tolist() == [2, 3]
+    with pytest.raises(ValueError, match="only 5 images"):
+        load_batches(tmp_path / "images.npz", 6)
+
+
+CHILD = """
+import os
+from benchmarks import worker
+worker.warm_up = lambda step: None
+def prepare():
+    {prepare}
+    print("loud")
+    return {{"pid": os.getpid()}}, {{"step": lambda: os.system("echo louder")}}
+worker.serve(prepare, settle=0)
+"""
+
+
+def child(prepare="pass"):
+    return Worker([sys.executable, "-c", CHILD.format(prepare=prepare)])
+
+
+def test_a_child_answers_whatever_it_prints():
+    with child() as first, child() as second:
+        assert first.about["pid"] != second.about["pid"] and first.works == ["step"]
+        samples = round_robin({"a": first, "b": second}, rounds=2, seconds=0.001, at_least=3)
+    assert list(samples) == [("a", "step"), ("b", "step")]
+    assert all(len(seconds) >= 4 and min(seconds) > 0 for seconds in samples.values())  # two in each of two rounds
+
+
+def test_a_child_that_cannot_take_part_says_why():
+    with pytest.raises(Unavailable, match="no engine here"):
+        child("raise worker.Unavailable('no engine here')")
+
+
+def test_a_child_that_fails_is_an_error_with_its_last_words():
+    with pytest.raises(RuntimeError, match=r"ended with status 1\n(.*\n)+.*boom"):
+        child("raise KeyError('boom')")
+
+
+def test_a_child_that_fails_later_is_an_error_too():
+    with child() as one, pytest.raises(RuntimeError, match="KeyError: 'other work'"):
+        one.measure("other work", 0.001)
+
+
+def test_settings_of_this_process_do_not_reach_contenders(monkeypatch):
+    names = {"OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_paddle_num_threads", "MALLOC_ARENA_MAX", "DNNL_VERBOSE"}
+    for name in (*names, "CIFAR_HAPI_DATA"):
+        monkeypatch.setenv(name, "3")
+    assert "CIFAR_HAPI_DATA" in clean_environment() and not names & clean_environment().keys()
