@@ -6,7 +6,6 @@ The public names load on first use, so that importing the package neither loads 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cifar_hapi._version import __version__
@@ -52,15 +51,11 @@ __all__ = [
     "predict",
 ]
 
-if find_spec("paddle") is None:
-    raise ImportError(
-        "cifar-hapi needs Paddle: pip install 'cifar-hapi[cpu]', or 'cifar-hapi[gpu]' on a machine with an NVIDIA GPU"
-    )
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(".runtime", __name__).require_paddle()
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 

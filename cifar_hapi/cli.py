@@ -35,7 +35,7 @@ def run_command(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
-    except (CifarHapiError, ArithmeticError, OSError) as error:
+    except (CifarHapiError, ArithmeticError, ImportError, OSError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
         click.echo(f"error: {error}", err=True)
@@ -191,6 +191,28 @@ def recipes(name: str | None, as_json: bool, quiet: bool) -> None:
     else:
         width = max(len(recipe.name) for recipe in chosen)
         click.echo("\n".join(f"{recipe.name:{width}}  {recipe.description}" for recipe in chosen))
+
+
+@cli.command()
+@_json
+@_common
+def doctor(as_json: bool, quiet: bool) -> None:
+    """Tell what this machine and installation offer to a training; answer 1 if it would not work.
+
+    \b
+    Example:  cifar-hapi doctor
+    """
+    from rich.console import Console
+
+    from cifar_hapi.doctor import examine, show, show_verdict
+
+    found = examine()
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        (show_verdict if quiet else show)(Console(highlight=False, markup=False), found)
+    if not found.training_works:
+        raise click.exceptions.Exit(1)
 
 
 @cli.group()

@@ -19,6 +19,7 @@ from cifar_hapi.model import Model
 from cifar_hapi.networks import build_network, check_network
 from cifar_hapi.recipe import DataFormat, NetworkRecipe
 from cifar_hapi.run import Run
+from cifar_hapi.runtime import apply_settings
 
 Weights = Literal["latest", "best"]
 
@@ -29,6 +30,7 @@ def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
     Raises RunError when the run has no such weights, or they are damaged or of another network.
     """
     run = run if isinstance(run, Run) else Run(run)
+    apply_settings()
     tensors, device = _read_weights(run, weights), str(paddle.get_device())
     recipe = run.recipe
     try:

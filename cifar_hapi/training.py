@@ -28,7 +28,7 @@ from cifar_hapi.model import Model
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe, overrides_by_key
 from cifar_hapi.run import Run, free_run_path, new_run_path, started_run
-from cifar_hapi.runtime import machine, paddle_session, versions
+from cifar_hapi.runtime import apply_settings, machine, paddle_session, process_settings, slowed_by, versions
 
 
 def fit(
@@ -62,6 +62,7 @@ def fit(
     resolved = recipe.with_overrides(changes) if isinstance(recipe, Recipe) else Recipe.load(recipe, changes)
     check_declared_network(resolved.network)
     path = new_run_path(resolved.name) if run_dir is None else free_run_path(run_dir)
+    settings = apply_settings()
     with paddle_session(device, resolved.seed) as device_name:
         images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
         model, loaders = build_training(resolved, images)
@@ -69,6 +70,8 @@ def fit(
         with started_run(path, _manifest(resolved, images, device_name, engine), model) as run:
             talk = terminal.console(quiet=not verbose)
             terminal.announce(talk, run, images, len(loaders[0]))
+            if (engine.engine, device_name) == ("native", "cpu") and (late := slowed_by(settings)):
+                talk.print(late)
             shown = [Progress(console=talk)] if verbose else []
             model.fit(
                 *loaders,
@@ -153,5 +156,8 @@ def _manifest(recipe: Recipe, data: Data, device: str, engine: EngineChoice) -> 
         "precision": engine.precision if engine.engine == "onednn" else gpu_precision(recipe.precision, device),
         "versions": versions(),
         "machine": machine(),
+        "settings": {
+            each.name: {"value": each.value, "state": each.state, "why": each.why} for each in process_settings()
+        },
         "command": sys.argv,
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -93,7 +92,9 @@ def test_data_is_verified(command, small_cifar):
     assert parts["train"]["sha256"] in out
 
 
-@pytest.mark.parametrize("name", ["", "train", "evaluate", "predict", "recipes", "data", "data fetch", "data verify"])
+@pytest.mark.parametrize(
+    "name", ["", "train", "evaluate", "predict", "recipes", "doctor", "data", "data fetch", "data verify"]
+)
 def test_every_command_has_help_with_an_example(command, name):
     code, out, _ = command(*name.split(), "--help")
     assert code == 0
@@ -179,35 +180,3 @@ def test_a_quiet_program_prints_its_result_alone(small_cifar, tmp_path):
     out, err = program("train", *options, *TINY_ARGUMENTS).communicate(timeout=120)
     top1 = Run(tmp_path / "run").evaluation["top1"]
     assert err == "" and out.startswith(f"test top-1 {top1:.2%}: ") and len(out.splitlines()) == 2
-
-
-SETTINGS = ("OMP_NUM_THREADS", "FLAGS_paddle_num_threads", "MKL_DEBUG_CPU_TYPE", "GLOG_minloglevel")
-
-
-def settings_after(code, **environment):
-    script = f"{code}; import os, json; print(json.dumps({{name: os.environ.get(name) for name in {SETTINGS}}}))"
-    clean = {key: value for key, value in os.environ.items() if key not in SETTINGS}
-    out = subprocess.run(
-        [sys.executable, "-c", script], env=clean | environment, capture_output=True, text=True, check=True
-    )
-    return json.loads(out.stdout)
-
-
-def test_importing_the_package_changes_nothing():
-    assert set(settings_after("import sys, cifar_hapi; assert 'paddle' not in sys.modules").values()) == {None}
-
-
-def test_the_command_prepares_its_process_and_the_user_wins():
-    prepare = "from cifar_hapi.runtime import prepare_process; prepare_process()"
-    assert settings_after(prepare)["FLAGS_paddle_num_threads"] == str(len(os.sched_getaffinity(0)))
-    assert settings_after(prepare, FLAGS_paddle_num_threads="7")["FLAGS_paddle_num_threads"] == "7"
-
-
-def test_without_paddle_one_sentence_says_what_to_install():
-    hidden = "import sys; sys.modules['paddle'] = None; import importlib.util as u; real = u.find_spec; "
-    hidden += "u.find_spec = lambda name, *rest: None if name == 'paddle' else real(name, *rest); import cifar_hapi"
-    found = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
-    assert found.stderr.splitlines()[-1] == (
-        "ImportError: cifar-hapi needs Paddle: pip install 'cifar-hapi[cpu]', "
-        "or 'cifar-hapi[gpu]' on a machine with an NVIDIA GPU"
-    )
