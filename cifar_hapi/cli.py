@@ -25,10 +25,7 @@ def main() -> NoReturn:
 def run_command(arguments: list[str]) -> int:
     """Run the command line `arguments`; the exit code. Errors are one line unless `--debug` is among the arguments."""
     try:
-        cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False)
-        return 0
-    except click.exceptions.Exit as early:
-        return early.exit_code
+        return cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code

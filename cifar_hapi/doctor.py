@@ -141,7 +141,10 @@ def show(out: Console, found: Diagnosis) -> None:
         "data",
         [
             ("looked for in", "\n".join(found.data_folders)),
-            *((name, place or f"not here; get it: cifar-hapi data fetch {name}") for name, place in found.data.items()),
+            *(
+                (name, place or f"not here; this gets it:\ncifar-hapi data fetch {name}")
+                for name, place in found.data.items()
+            ),
             ("cache folder", found.cache["path"] + cached),
         ],
     )
