@@ -18,6 +18,7 @@ from cifar_hapi import DataError, Recipe, RecipeError, Run, RunError, evaluate, 
 from cifar_hapi.data.device_loader import DeviceLoader
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import open_data
+from cifar_hapi.engine import onednn_availability
 from cifar_hapi.training import build_training
 
 
@@ -47,6 +48,10 @@ def test_the_run_directory_holds_what_the_design_says(run):
     assert names - {".lock"} == parts | others
 
 
+def engine_of_this_machine() -> str:
+    return "onednn" if onednn_availability().usable else "native"
+
+
 def test_run_json_says_what_was_trained_on_what_and_where(run):
     manifest = json.loads((run.path / "run.json").read_text())
     assert manifest["status"] == "finished" and manifest["seconds"] > 0 and manifest["started"] < manifest["ended"]
@@ -59,7 +64,8 @@ def test_run_json_says_what_was_trained_on_what_and_where(run):
     }
     assert all(re.fullmatch("[0-9a-f]{64}", part["sha256"]) for part in manifest["data"]["parts"].values())
     assert manifest["result"]["top1"] == run.evaluation["top1"]
-    assert manifest["device"] == "cpu" and manifest["seed"] == 0 and manifest["engine"] == "native"
+    assert manifest["device"] == "cpu" and manifest["seed"] == 0
+    assert manifest["engine"] == engine_of_this_machine() and manifest["precision"] == "float32" and manifest["engine_reason"]
 
 
 def test_history_has_a_line_an_epoch_with_validation(run):
