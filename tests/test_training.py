@@ -64,8 +64,8 @@ def test_run_json_says_what_was_trained_on_what_and_where(run):
     }
     assert all(re.fullmatch("[0-9a-f]{64}", part["sha256"]) for part in manifest["data"]["parts"].values())
     assert manifest["result"]["top1"] == run.evaluation["top1"]
-    assert manifest["device"] == "cpu" and manifest["seed"] == 0
-    assert manifest["engine"] == engine_of_this_machine() and manifest["precision"] == "float32" and manifest["engine_reason"]
+    assert manifest["device"] == "cpu" and manifest["seed"] == 0 and manifest["precision"] == "float32"
+    assert manifest["engine"] == engine_of_this_machine() and manifest["engine_reason"]
 
 
 def test_history_has_a_line_an_epoch_with_validation(run):
