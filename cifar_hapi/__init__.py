@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cifar_hapi._version import __version__
 
 if TYPE_CHECKING:
+    from cifar_hapi.engine import EngineChoice, accelerate
     from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
     from cifar_hapi.loading import load
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "CifarHapiError": "errors",
     "DataError": "errors",
+    "EngineChoice": "engine",
     "Model": "model",
     "Predictions": "prediction",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Run": "run",
     "RunError": "errors",
+    "accelerate": "engine",
     "evaluate": "evaluation",
     "fit": "training",
     "load": "loading",
@@ -38,6 +41,7 @@ _HOMES = {
 __all__ = [
     "CifarHapiError",
     "DataError",
+    "EngineChoice",
     "Model",
     "Predictions",
     "Recipe",
@@ -45,6 +49,7 @@ __all__ = [
     "Run",
     "RunError",
     "__version__",
+    "accelerate",
     "evaluate",
     "fit",
     "load",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_hapi.engine import onednn
-from cifar_hapi.engine.execution import accelerate
+import paddle
+
+from cifar_hapi.engine import execution, onednn
 from cifar_hapi.engine.self_check import disagreement
 from cifar_hapi.errors import RecipeError
 
@@ -54,9 +55,22 @@ def use_engine(network: Any, engine: str, precision: str, device: str) -> Engine
         return EngineChoice("native", "float32", "as the recipe says")
     found = onednn_availability(device)
     dtype: onednn.Dtype = "bfloat16" if precision == "bfloat16" and found.native_bfloat16 else "float32"
-    if found.usable and accelerate(network, dtype):
+    if found.usable and execution.accelerate(network, dtype):
         return EngineChoice("onednn", dtype, found.why)
     why = "no layer of this network is one that the oneDNN engine knows" if found.usable else found.why
     if engine == "onednn":
         raise RecipeError(f"engine = 'onednn': {why}")
     return EngineChoice("native", "float32", why)
+
+
+def accelerate(network: paddle.nn.Layer, precision: str = "float32") -> EngineChoice:
+    """Make any network, not only one of this package, run on the engine where that is possible, from now on.
+
+    It stays what it was: parameters, running statistics, `state_dict`, optimisers and hooks are Paddle's own, and a
+    `paddle.Model` is made of it as ever. What the engine doesn't know in it runs natively. precision: the lowest that
+    is allowed, "float32" or "bfloat16". How `forward` passes feature maps from layer to layer is looked at once for
+    each combination of layers in training and in evaluation mode: it must depend on nothing else.
+
+    Returns which engine it is, in which precision, and why.
+    """
+    return use_engine(network, "auto", precision, str(paddle.get_device()))
