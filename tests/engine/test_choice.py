@@ -1,0 +1,161 @@
+"""Which engine is taken, and what is said of it, on machines of every kind."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from cifar_hapi.engine import choice, onednn, onednn_availability, self_check, use_engine
+from cifar_hapi.engine.execution import accelerated
+from cifar_hapi.errors import RecipeError
+
+needs_onednn = pytest.mark.skipif(onednn.library_path() is None, reason="this Paddle carries no oneDNN")
+
+
+def network():
+    return nn.Sequential(nn.Conv2D(3, 4, 3))
+
+
+@pytest.fixture
+def fresh_library():
+    """The library as if it had not been loaded yet, before and after the test."""
+    onednn.library.cache_clear()
+    yield
+    onednn.library.cache_clear()
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("allowed", "native", "used"),
+    [("float32", True, "float32"), ("bfloat16", True, "bfloat16"), ("bfloat16", False, "float32")],
+)
+def test_auto_takes_the_lowest_precision_that_is_allowed_and_native(monkeypatch, allowed, native, used):
+    monkeypatch.setattr(onednn, "native_bfloat16", lambda: native)
+    net = network()
+    found = use_engine(net, "auto", allowed, "cpu")
+    assert (found.engine, found.precision) == ("onednn", used) and found.why.startswith("oneDNN 3.")
+    assert accelerated(net)
+
+
+def test_native_is_native():
+    net = network()
+    assert use_engine(net, "native", "bfloat16", "cpu").engine == "native" and not accelerated(net)
+
+
+def no_wheel(monkeypatch):  # macOS, Windows, ARM, musl: no libdnnl.so.3 beside Paddle
+    monkeypatch.setattr(onednn, "library_path", lambda: None)
+
+
+def other_major(monkeypatch):
+    version = SimpleNamespace(contents=SimpleNamespace(major=4, minor=0, patch=0))
+    real = onednn.ctypes.CDLL
+
+    def load(path):
+        loaded = real(path)
+        return loaded if "dnnl" not in str(path) else _Other(loaded, version)
+
+    monkeypatch.setattr(onednn.ctypes, "CDLL", load)
+
+
+class _Other:
+    """A library with another version, or without a function."""
+
+    def __init__(self, library, version=None, without=None):
+        self._library, self._version, self._without = library, version, without
+
+    def __getattr__(self, name):
+        if name == self._without:
+            raise AttributeError(f"undefined symbol: {name}")
+        if name == "dnnl_version" and self._version:
+            return lambda: self._version
+        return getattr(self._library, name)
+
+
+def missing_function(monkeypatch):
+    real = onednn.ctypes.CDLL
+    monkeypatch.setattr(onednn.ctypes, "CDLL", lambda path: _Other(real(path), without="dnnl_primitive_execute"))
+
+
+def damaged(monkeypatch):
+    def load(path):
+        raise OSError("file too short")
+
+    monkeypatch.setattr(onednn.ctypes, "CDLL", load)
+
+
+def disagrees(monkeypatch):
+    monkeypatch.setattr(choice, "disagreement", lambda dtype: "the training output differs from Paddle's by 12.0%")
+
+
+@needs_onednn
+@pytest.mark.usefixtures("fresh_library")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (no_wheel, "carries no libdnnl.so.3"),
+        (other_major, "is oneDNN 4; the engine needs 3"),
+        (missing_function, "dnnl_primitive_execute"),
+        (damaged, "file too short"),
+        (disagrees, "failed the self-check: the training output differs"),
+    ],
+)
+def test_a_machine_without_a_usable_onednn_runs_natively_and_says_why(monkeypatch, make, reason):
+    make(monkeypatch)
+    net = network()
+    found = use_engine(net, "auto", "bfloat16", "cpu")
+    assert (found.engine, found.precision) == ("native", "float32") and reason in found.why
+    assert not accelerated(net)
+    assert net(paddle.zeros([1, 3, 4, 4])).shape == [1, 4, 2, 2]
+    with pytest.raises(RecipeError, match="engine = 'onednn': ") as caught:
+        use_engine(net, "onednn", "float32", "cpu")
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_gpu_keeps_paddles_kernels():
+    assert use_engine(network(), "auto", "bfloat16", "gpu:0").why == "it runs on a CPU, not on gpu:0"
+    with pytest.raises(RecipeError, match="not on gpu:0"):
+        use_engine(network(), "onednn", "float32", "gpu:0")
+
+
+@needs_onednn
+def test_a_network_without_any_layer_that_is_known():
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    assert "no layer of this network" in use_engine(layers, "auto", "float32", "cpu").why
+    with pytest.raises(RecipeError, match="no layer of this network"):
+        use_engine(layers, "onednn", "float32", "cpu")
+
+
+@needs_onednn
+def test_the_self_check_finds_a_wrong_kernel(monkeypatch):
+    real = onednn.Call.run
+    monkeypatch.setattr(onednn.Call, "run", lambda self: real(self) if "bnorm" not in self.implementation else None)
+    assert "differs from Paddle's" in self_check.disagreement.__wrapped__("float32")
+
+
+@needs_onednn
+def test_the_self_check_leaves_random_states_and_names_alone():
+    def next_ones():
+        return paddle.rand([3]).numpy(), np.random.rand(3), random.random(), paddle.utils.unique_name.generate("w")
+
+    found = []
+    for check in (False, True):
+        paddle.seed(1)
+        np.random.seed(1)
+        random.seed(1)
+        with paddle.utils.unique_name.guard():
+            if check:
+                assert self_check.disagreement.__wrapped__("float32") is None
+            found.append(next_ones())
+    for without, after in zip(*found, strict=True):
+        np.testing.assert_array_equal(without, after)
+
+
+@needs_onednn
+def test_availability_names_the_version():
+    found = onednn_availability()
+    assert found.usable and found.why == f"oneDNN {onednn.version()}"

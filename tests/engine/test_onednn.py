@@ -1,0 +1,125 @@
+"""What the engine relies on in oneDNN and in Paddle's layers: these tests notice when a release changes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from cifar_hapi.engine import layers, onednn, primitives
+from cifar_hapi.engine.memory import Buffer
+from cifar_hapi.engine.onednn import Call, Desc
+from cifar_hapi.engine.primitives import Convolution, Geometry
+
+pytestmark = pytest.mark.skipif(onednn.library_path() is None, reason="this Paddle carries no oneDNN")
+
+
+def reordered(array, tag, dtype="float32", source_tag="nchw"):
+    """The bytes of `array` in another layout."""
+    source, target = Buffer(Desc(array.shape, "float32", source_tag)), Buffer(Desc(array.shape, dtype, tag))
+    source.floats()[:] = array.ravel()
+    Call(primitives.reorder(source.desc, target.desc), {"src": source.memory, "dst": target.memory}).run()
+    return target
+
+
+MAP = np.arange(2 * 32 * 3 * 2, dtype="float32").reshape(2, 32, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("nchw", MAP),
+        ("oihw", MAP),
+        ("nhwc", MAP.transpose(0, 2, 3, 1)),
+        ("blocked", MAP.reshape(2, 2, 16, 3, 2).transpose(0, 1, 3, 4, 2)),
+    ],
+)
+def test_layouts_are_what_their_names_say(tag, expected):
+    np.testing.assert_array_equal(reordered(MAP, tag).floats(), expected.ravel())
+
+
+def test_grouped_weights_are_plain():
+    weights = np.arange(2 * 3 * 4 * 2 * 2, dtype="float32").reshape(2, 3, 4, 2, 2)
+    np.testing.assert_array_equal(reordered(weights, "goihw", source_tag="goihw").floats(), weights.ravel())
+
+
+def test_images_are_views_of_a_map_in_both_layouts():
+    np.testing.assert_array_equal(reordered(MAP, "nhwc").image(), MAP.transpose(0, 2, 3, 1))
+    blocked = reordered(MAP, "blocked").image()
+    np.testing.assert_array_equal(blocked.reshape(2, 3, 2, 32), MAP.transpose(0, 2, 3, 1))
+
+
+def test_bfloat16_is_the_upper_half_of_float32():
+    values = np.array([[[[1.0, -2.5]]], [[[3.140625, 0.0]]]], "float32")
+    found = reordered(values, "nchw", "bfloat16").array.view(np.uint16)
+    np.testing.assert_array_equal(found, values.ravel().view(np.uint32) >> 16)
+
+
+def test_a_failed_call_names_primitive_shapes_and_reason():
+    source, weights, result = Desc((1, 3, 8, 8)), Desc((4, 5, 3, 3), "float32", "any"), Desc((1, 4, 8, 8))
+    convolution = Convolution(source, weights, None, result, Geometry((3, 3), before=(1, 1), after=(1, 1)))
+    with pytest.raises(onednn.OneDNNError, match=r"convolution_forward.*\(1, 3, 8, 8\) \* \(4, 5, 3, 3\).*invalid"):
+        convolution.forward()
+
+
+def test_what_has_only_reference_code_is_seen():
+    plain, blocked = Desc((1, 16, 4, 4), "float32", "nchw"), Desc((1, 16, 4, 4), "float32", "blocked")
+    mixed = Convolution(
+        plain, Desc((16, 16, 3, 3), "float32", "oihw"), None, blocked, Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    )
+    assert not mixed.forward().fast
+
+
+@pytest.mark.parametrize(
+    ("padding", "before", "after"),
+    [(1, (1, 1), (1, 1)), ([1, 2], (1, 2), (1, 2)), ([0, 1, 2, 3], (0, 2), (1, 3)), ("SAME", None, None)],
+)
+def test_paddings_of_convolutions(padding, before, after):
+    conv = nn.Conv2D(4, 6, (3, 2), stride=(1, 2), padding=padding, dilation=2, groups=2)
+    if before is None:
+        assert layers.kind(conv) is None
+        return
+    assert layers.kind(conv) == "convolution"
+    assert layers.convolution_geometry(conv) == Geometry((3, 2), (1, 2), before, after, (2, 2), 2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.BatchNorm2D(3), "norm"),
+        (nn.BatchNorm2D(3, use_global_stats=False), None),
+        (nn.BatchNorm2D(3, weight_attr=False), None),
+        (nn.BatchNorm(3), None),
+        (nn.MaxPool2D(2), "pool"),
+        (nn.MaxPool2D(2, return_mask=True), None),
+        (nn.AvgPool2D(2, ceil_mode=True), None),
+        (nn.AvgPool2D(2, divisor_override=3), None),
+        (nn.AdaptiveAvgPool2D(1), "pool"),
+        (nn.AdaptiveAvgPool2D(2), None),
+        (nn.Conv2D(3, 3, 3, padding=1, padding_mode="circular"), None),
+        (nn.ReLU(), "relu"),
+        (nn.Sigmoid(), None),
+    ],
+)
+def test_what_the_engine_takes_for_known(layer, kind):
+    assert layers.kind(layer) == kind
+
+
+def test_what_is_read_from_batch_norm():
+    norm = nn.BatchNorm2D(3, momentum=0.7, epsilon=0.01, data_format="NHWC")
+    assert (layers.momentum(norm), layers.epsilon(norm), layers.channels_last(norm)) == (0.7, 0.01, True)
+    assert layers.uses_batch_statistics(norm)
+    norm.eval()
+    assert not layers.uses_batch_statistics(norm)
+    assert not layers.uses_batch_statistics(nn.BatchNorm2D(3, use_global_stats=True))
+
+
+def test_hooks_are_seen():
+    layer = nn.ReLU()
+    assert not layers.has_hooks(layer)
+    hook = layer.register_forward_pre_hook(lambda *arguments: None)
+    assert layers.has_hooks(layer)
+    hook.remove()
+    layer.register_forward_post_hook(lambda *arguments: None)
+    assert layers.has_hooks(layer) and paddle.__version__
