@@ -38,18 +38,18 @@ def usable_cores() -> int:
     More threads than the quota (`docker run --cpus`) only wait for each other: the kernel halts them all in turn.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, math.ceil(min(allowed, cpu_quota()))))
+    return math.ceil(min(allowed, cpu_quota()))
 
 
 @cache
 def cpu_quota() -> float:
     """How many CPUs' time the control groups (v2 or v1) that this process is in grant; infinite without a limit."""
     limits = [math.inf]
-    for text in _group_files("cpu", "cpu.max"):  # "150000 100000": microseconds in each period, or "max 100000"
+    for text in _group_files("cpu.max"):  # "150000 100000": microseconds in each period, or "max 100000"
         quota, _, period = text.partition(" ")
         if quota != "max":
             limits.append(int(quota) / int(period))
-    v1 = (_group_files("cpu", name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    v1 = (_group_files(name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     for quota, period in zip(*v1, strict=True):
         if int(quota) > 0:  # -1: no limit
             limits.append(int(quota) / int(period))
@@ -58,20 +58,18 @@ def cpu_quota() -> float:
 
 def memory() -> int | None:
     """Bytes of memory that this process may use: the machine's, or its control group's limit; None if unknown."""
-    limits = [int(text) for text in _group_files("memory", "memory.max") if text != "max"]
-    limits += [int(text) for text in _group_files("memory", "memory.limit_in_bytes")]
+    limits = [int(text) for text in _group_files("memory.max") if text != "max"]
+    limits += [int(text) for text in _group_files("memory.limit_in_bytes")]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(limits, default=None)
 
 
-def _group_files(controller: str, name: str) -> list[str]:
+def _group_files(name: str) -> list[str]:
     """What the files of that name say in the control groups of this process, from its own up to the root."""
     found = []
     for line in _read(_OWN_GROUPS).splitlines():  # v2: "0::/path", v1: "4:cpu,cpuacct:/path"
         _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
         own = _GROUPS / controllers / path.lstrip("/")
         found += [_read(folder / name) for folder in (own, *own.parents) if folder.is_relative_to(_GROUPS)]
     return [text for text in found if text]

@@ -175,8 +175,10 @@ def test_two_builds_of_paddle_stop_training(monkeypatch):
 @pytest.mark.parametrize("width", [60, 120])
 def test_it_fits_the_terminal_and_leaves_names_and_values_whole(working, monkeypatch, width):
     paddle_is(monkeypatch, CPU_BUILD, Problem("a long complaint " * 8, "a long remedy " * 8, stops=False))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(working / ("long" * 40)))
     found = examine()
     lines = shown(found, width).splitlines()
+    assert "".join("".join(lines).split()).count(found.cache["path"]) == 2
     assert max(map(len, lines)) <= width
     assert [each.name for each in found.settings if not any(line.startswith(each.name) for line in lines)] == []
     assert any(line.rstrip().endswith("cifar-hapi data fetch cifar10") for line in lines)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from small_training import small_fit
 
-from cifar_hapi import runtime
+from cifar_hapi import evaluate, load, predict, runtime
 from cifar_hapi.hardware import Cpu
 
 AMD, INTEL = (Cpu("a CPU", vendor, frozenset({"avx", "avx2"})) for vendor in ("AuthenticAMD", "GenuineIntel"))
@@ -70,6 +72,7 @@ def test_everything_is_applied_before_paddle_loads(fresh):
 
 def test_settings_are_applied_once_a_process(fresh):
     runtime.apply_settings()
+    assert {each.name: each.why for each in runtime.apply_settings()}["MKL_NUM_THREADS"].startswith("Paddle would")
     os.environ["MKL_NUM_THREADS"] = "3"  # the user's own hand, later
     runtime.apply_settings()
     assert len(fresh) == 3 and os.environ["MKL_NUM_THREADS"] == "3"
@@ -286,6 +289,14 @@ print(json.dumps(found))
     assert {settings[name]["state"] for name in MALLOC} == {"applied"}
     assert found["busy"] == [1, 2]
     assert out.count("MKL_DEBUG_CPU_TYPE=5 came too late") == 1
+
+
+@pytest.mark.parametrize("call", [load, evaluate, lambda run: predict(run, np.zeros((32, 32, 3), "uint8"))])
+def test_load_evaluate_and_predict_apply_what_they_can_too(monkeypatch, small_cifar, tmp_path, call):
+    run, calls = small_fit(small_cifar, tmp_path, epochs=1, **{"data.limit": 100}), []
+    monkeypatch.setattr("cifar_hapi.loading.apply_settings", lambda: calls.append(call))
+    call(run)
+    assert calls == [call]
 
 
 NO_PADDLE = """

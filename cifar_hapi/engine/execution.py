@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,7 +59,6 @@ class _Execution:
 
     def __init__(self, network: paddle.nn.Layer, dtype: onednn.Dtype, unknown: frozenset[int]):
         self._network, self._dtype, self._unknown = network, dtype, unknown
-        self._inside = network.sublayers(include_self=True)
         self._traces: dict[Any, Trace | None] = {}
         self._programs = _Programs()
         self._checked: Any = None
@@ -76,6 +77,10 @@ class _Execution:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Execution:
         return _Execution(memo[id(self._network)], self._dtype, frozenset())
+
+    @functools.cached_property
+    def _inside(self) -> list[Any]:
+        return list(self._network.sublayers(include_self=True))  # not before the first call: a copy is in the making
 
     def _native(self, *inputs: Any, **named: Any) -> Any:
         return type(self._network).forward(self._network, *inputs, **named)
@@ -132,24 +137,32 @@ class _Execution:
 
 
 class _Programs:
-    """Programs that are ready, by what they are for; those not used for longest go when they hold too much memory."""
+    """Programs that nobody uses now, by what they are for; those not asked for longest go when all hold too much."""
 
     def __init__(self) -> None:
         self._idle: OrderedDict[Any, list[Any] | NoFastForm] = OrderedDict()
+        self._lock = threading.RLock()  # re-entrant: a lease may end by garbage collection at any point
 
     def lease(self, key: Any, build: Callable[[], Any]) -> _Lease:
         """A program that nobody else has. Raises NoFastForm if there can be none."""
-        idle = self._idle.setdefault(key, [])
-        self._idle.move_to_end(key)
-        if isinstance(idle, NoFastForm):
-            raise idle
+        with self._lock:
+            idle = self._idle.setdefault(key, [])
+            self._idle.move_to_end(key)
+            if isinstance(idle, NoFastForm):
+                raise idle
+            ready = idle.pop() if idle else None
         try:
-            program = idle.pop() if idle else build()
+            return _Lease(self, key, ready or build())
         except NoFastForm as error:
             self._idle[key] = error
             raise
-        self._evict()
-        return _Lease(idle, program)
+
+    def give_back(self, key: Any, program: Any) -> None:
+        with self._lock:
+            idle = self._idle.get(key)
+            if isinstance(idle, list) and len(idle) < _MOST_IDLE:
+                idle.append(program)
+            self._evict()
 
     def clear(self) -> None:
         self._idle.clear()
@@ -167,8 +180,8 @@ class _Programs:
 class _Lease:
     """A program that is in use, until its backward pass is done or nobody can ask for one any more."""
 
-    def __init__(self, idle: list[Any], program: Any):
-        self._idle = idle
+    def __init__(self, programs: _Programs, key: Any, program: Any):
+        self._programs, self._key = programs, key
         self.program = program
 
     def forward(self, x: Any, tensors: Tensors) -> Any:
@@ -178,8 +191,8 @@ class _Lease:
 
     def end(self) -> None:
         program, self.program = self.program, None
-        if program is not None and len(self._idle) < _MOST_IDLE:
-            self._idle.append(program)
+        if program is not None:
+            self._programs.give_back(self._key, program)
 
     def __del__(self) -> None:
         self.end()

@@ -181,10 +181,14 @@ class Call:
         self._arguments = desc.primitive, stream(), len(memories), array
         self._execute = library().dnnl_primitive_execute
 
+    @property
+    def implementation(self) -> str:
+        return self._desc.implementation
+
     def run(self) -> None:
         status = self._execute(*self._arguments)
         if status:
-            check(status, f"dnnl_primitive_execute {self._desc.implementation}")
+            check(status, f"dnnl_primitive_execute {self.implementation}")
 
 
 class _Argument(ctypes.Structure):
