@@ -18,7 +18,7 @@ import time
 
 NETWORKS = {"resnet20": {"width": 16}, "speednet": {"width": 16}}
 CONTENDERS = ("stock Paddle", "with the settings")
-SETTINGS = ("OMP_NUM_THREADS", "FLAGS_paddle_num_threads", "MKL_DEBUG_CPU_TYPE")
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads", "MKL_DEBUG_CPU_TYPE")
 
 
 def main() -> None:

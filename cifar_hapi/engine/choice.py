@@ -10,6 +10,7 @@ import paddle
 from cifar_hapi.engine import execution, onednn
 from cifar_hapi.engine.self_check import disagreement
 from cifar_hapi.errors import RecipeError
+from cifar_hapi.runtime import apply_settings
 
 
 @dataclass(frozen=True)
@@ -73,4 +74,5 @@ def accelerate(network: paddle.nn.Layer, precision: str = "float32") -> EngineCh
 
     Returns which engine it is, in which precision, and why.
     """
+    apply_settings()
     return use_engine(network, "auto", precision, str(paddle.get_device()))
