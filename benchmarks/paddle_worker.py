@@ -79,9 +79,8 @@ def switch_engine(network: Any, engine: str, precision: str) -> None:
         choice = use_engine(network, engine, precision, "cpu")
     except RecipeError as error:
         raise Unavailable(str(error)) from None
-    used = (getattr(choice, "engine", choice), getattr(choice, "precision", precision))
-    if used != (engine, precision):
-        raise Unavailable(f"runs as {used[0]}, {used[1]}: {getattr(choice, 'why', '')}")
+    if (choice.engine, choice.precision) != (engine, precision):
+        raise Unavailable(f"runs as {choice.engine}, {choice.precision}: {choice.why}")
 
 
 def training_step(model: Any, batches: Batches) -> Step:
