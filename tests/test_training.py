@@ -48,8 +48,10 @@ def test_the_run_directory_holds_what_the_design_says(run):
     assert names - {".lock"} == parts | others
 
 
-def engine_of_this_machine() -> str:
-    return "onednn" if onednn_availability().usable else "native"
+def engine_and_precision_of_this_machine() -> tuple[str, str]:
+    """What `auto` takes for a recipe that allows bfloat16."""
+    found = onednn_availability()
+    return "onednn" if found.usable else "native", "bfloat16" if found.native_bfloat16 else "float32"
 
 
 def test_run_json_says_what_was_trained_on_what_and_where(run):
@@ -64,8 +66,8 @@ def test_run_json_says_what_was_trained_on_what_and_where(run):
     }
     assert all(re.fullmatch("[0-9a-f]{64}", part["sha256"]) for part in manifest["data"]["parts"].values())
     assert manifest["result"]["top1"] == run.evaluation["top1"]
-    assert manifest["device"] == "cpu" and manifest["seed"] == 0 and manifest["precision"] == "float32"
-    assert manifest["engine"] == engine_of_this_machine() and manifest["engine_reason"]
+    assert manifest["device"] == "cpu" and manifest["seed"] == 0 and manifest["engine_reason"]
+    assert (manifest["engine"], manifest["precision"]) == engine_and_precision_of_this_machine()
 
 
 def test_history_has_a_line_an_epoch_with_validation(run):
