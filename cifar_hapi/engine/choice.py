@@ -52,6 +52,7 @@ def use_engine(network: Any, engine: str, precision: str, device: str) -> Engine
     precision: the lowest that is allowed. bfloat16 is used where the CPU computes it natively. Raises RecipeError,
     naming what is missing, for an engine that is asked for by name and cannot be had.
     """
+    execution.restore(network)
     if engine == "native":
         return EngineChoice("native", "float32", "as the recipe says")
     found = onednn_availability(device)
@@ -71,6 +72,10 @@ def accelerate(network: paddle.nn.Layer, precision: str = "float32") -> EngineCh
     `paddle.Model` is made of it as ever. What the engine doesn't know in it runs natively. precision: the lowest that
     is allowed, "float32" or "bfloat16". How `forward` passes feature maps from layer to layer is looked at once for
     each combination of layers in training and in evaluation mode: it must depend on nothing else.
+
+    A forward pass has one backward pass, without gradients of gradients; `paddle.grad` with respect to some of what
+    has a gradient fails in Paddle (freeze the others, or use `backward`); and `paddle.jit` needs `restore(network)`
+    first. Results are the same, bit for bit, for the same number of threads; another number rounds differently.
 
     Returns which engine it is, in which precision, and why.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -20,6 +19,8 @@ from cifar_hapi.runtime import threads
 
 _MOST_BYTES = 2 * 2**30  # of idle programs of a network; those for the latest shape and modes are always kept
 _MOST_IDLE = 2  # programs of one shape and mode that are kept when nobody uses them
+_OTHERWISE = "cifar_hapi.engine.restore(network) makes it run natively"
+_looking = threading.RLock()  # held while a network is looked at, which changes it for that time
 
 
 def accelerate(network: paddle.nn.Layer, dtype: onednn.Dtype) -> bool:
@@ -29,11 +30,13 @@ def accelerate(network: paddle.nn.Layer, dtype: onednn.Dtype) -> bool:
     training and in evaluation mode: it must depend on nothing else. What the engine cannot run, and inputs and states
     of the network that it isn't made for, run natively.
     """
-    return _accelerate(network, dtype, frozenset())
+    restore(network)
+    with _looking:
+        return _accelerate(network, dtype, frozenset())
 
 
 def restore(network: paddle.nn.Layer) -> None:
-    """Undo `accelerate`."""
+    """Undo `accelerate`: all of `network` runs natively again."""
     for layer in [network, *network.sublayers()]:
         if isinstance(layer.__dict__.get("forward"), _Execution):
             del layer.forward
@@ -78,9 +81,9 @@ class _Execution:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Execution:
         return _Execution(memo[id(self._network)], self._dtype, frozenset())
 
-    @functools.cached_property
-    def _inside(self) -> list[Any]:
-        return list(self._network.sublayers(include_self=True))  # not before the first call: a copy is in the making
+    def __getattr__(self, name: str) -> Any:
+        # What has no such attribute is a function, which paddle.jit looks for here to read its source.
+        raise AttributeError(f"a forward pass on the oneDNN engine is no function and has no {name}; {_OTHERWISE}")
 
     def _native(self, *inputs: Any, **named: Any) -> Any:
         return type(self._network).forward(self._network, *inputs, **named)
@@ -89,22 +92,19 @@ class _Execution:
         """The forward pass once `layer` runs natively, and what is around it on the engine."""
         if layer is None:
             return self._native
-        del self._network.forward
-        _accelerate(self._network, self._dtype, self._unknown | {id(layer)})
+        with _looking:
+            if self._network.__dict__.get("forward") is self:
+                del self._network.forward
+                _accelerate(self._network, self._dtype, self._unknown | {id(layer)})
         return self._network.forward
 
     def _path(self) -> Trace | None:
-        """What the network does in its present modes, None if that is not what programs are made for."""
-        if any(layers.has_hooks(layer) for layer in self._inside[1:]):
-            return None
-        modes = tuple(layer.training for layer in self._inside)
-        if modes not in self._traces:
-            del self._network.forward
-            try:
-                self._traces[modes] = trace(self._network, self._unknown)
-            finally:
-                self._network.forward = self
-        return self._traces[modes]
+        """What the network does in its present state, None if that is not what programs are made for."""
+        with _looking:
+            state = tuple(map(layers.state, self._network.sublayers(include_self=True)))
+            if state not in self._traces:
+                self._traces[state] = trace(self._network, self._unknown)
+            return self._traces[state]
 
     def _run(self, path: Trace, x: Any) -> Any:
         onednn.set_threads(threads())
@@ -122,18 +122,25 @@ class _Execution:
             lease = self._programs.lease(key, lambda: InferenceProgram(path, shape, self._dtype))
             return lease.forward(x, tensors)
         lease = self._programs.lease(key, lambda: TrainingProgram(path, shape, self._dtype, needed, input_gradient))
-        return _Pass.apply(lease, tensors, x, *parameters) if learning else lease.forward(x, tensors)
+        if not learning:
+            return lease.forward(x, tensors)
+        lease.held = [each.detach() for each in (*parameters, *statistics)]
+        result = _Pass.apply(lease, tensors, x, *parameters)
+        if not result.stop_gradient:
+            result.register_hook(lease.check)  # runs before Paddle goes on with a backward pass
+        return result
 
     def _check(self, tensors: Tensors, held: list[Any]) -> None:
         """Raise NoFastForm unless all tensors are plain memory; forget all programs if shapes have changed."""
-        if self._checked and self._checked[0] == tensors:
+        types = [each.dtype for each in held]  # for an address can be taken over by another tensor
+        if self._checked and self._checked[:2] == (tensors, types):
             return
         if not all(map(_is_plain, held)):
             raise NoFastForm(None)
         shapes = [tuple(each.shape) for each in held]
-        if self._checked and self._checked[1] != shapes:
+        if self._checked and self._checked[2] != shapes:
             self._programs.clear()
-        self._checked = (tensors, shapes)
+        self._checked = (tensors, types, shapes)
 
 
 class _Programs:
@@ -154,7 +161,8 @@ class _Programs:
         try:
             return _Lease(self, key, ready or build())
         except NoFastForm as error:
-            self._idle[key] = error
+            with self._lock:
+                self._idle[key] = error
             raise
 
     def give_back(self, key: Any, program: Any) -> None:
@@ -165,7 +173,8 @@ class _Programs:
             self._evict()
 
     def clear(self) -> None:
-        self._idle.clear()
+        with self._lock:
+            self._idle.clear()
 
     def _evict(self) -> None:
         held = [[program.bytes for program in idle] if isinstance(idle, list) else [] for idle in self._idle.values()]
@@ -178,19 +187,29 @@ class _Programs:
 
 
 class _Lease:
-    """A program that is in use, until its backward pass is done or nobody can ask for one any more."""
+    """A program that is in use, until its backward pass is done or nobody can ask for one any more.
+
+    held: tensors whose memory must be there as long.
+    """
 
     def __init__(self, programs: _Programs, key: Any, program: Any):
         self._programs, self._key = programs, key
         self.program = program
+        self.held: list[Any] = []
 
     def forward(self, x: Any, tensors: Tensors) -> Any:
         result = paddle.empty(self.program.result, "float32")
         self.program.forward(x.data_ptr(), result.data_ptr(), tensors)
         return result
 
+    def check(self, gradient: Any) -> None:
+        """Raise before a second backward pass, in which Paddle crashes whatever the `PyLayer` (2.6.2, 3.3.1)."""
+        if self.program is None:
+            raise RuntimeError(f"a forward pass on the oneDNN engine has one backward pass; {_OTHERWISE}")
+
     def end(self) -> None:
         program, self.program = self.program, None
+        self.held = []
         if program is not None:
             self._programs.give_back(self._key, program)
 
@@ -209,12 +228,15 @@ class _Pass(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
+        if paddle.is_grad_enabled():
+            raise RuntimeError(f"the oneDNN engine has no gradients of gradients (create_graph); {_OTHERWISE}")
+        if [each.data_ptr() for each in ctx.lease.held] != [*ctx.tensors.parameters, *ctx.tensors.statistics]:
+            raise RuntimeError("parameters were given other memory, or another type, since the forward pass")
         onednn.set_threads(threads())
         found = [None if shape is None else paddle.empty(shape, "float32") for shape in ctx.shapes]
         source, *addresses = [0 if each is None else each.data_ptr() for each in found]
         needed = [address for address in addresses if address]
         gradient = gradient.contiguous()  # must live as long as its address is used
-        # The program is there: Paddle itself can't go through a PyLayer twice.
         ctx.lease.program.backward(gradient.data_ptr(), needed, source, ctx.tensors)
         ctx.lease.end()
         return tuple(found)

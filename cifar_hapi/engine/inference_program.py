@@ -14,6 +14,7 @@ from cifar_hapi.engine.memory import Buffer, BufferPool, floats_at
 from cifar_hapi.engine.onednn import Desc, Dtype, Memory, PostOps, PrimitiveDesc
 from cifar_hapi.engine.primitives import Convolution
 from cifar_hapi.engine.program import (
+    KeptNaN,
     NoFastForm,
     PaddedCopy,
     Program,
@@ -171,6 +172,7 @@ class InferenceProgram(Program):
         if not primitive.fast:
             raise NoFastForm(chain.first.layer)
         self._call(self._steps, primitive, {"src": source.memory, "dst": z.memory})
+        self._steps += [KeptNaN(z)] if window.kind == "max" else []
         self._pool.give(source)
         return z
 
@@ -221,8 +223,9 @@ class _AffineNorm:
         factor, offset = self._floats
         names = ("weight", "bias", "_mean", "_variance")
         scale, shift, mean, variance = (floats_at(addresses[self._layer, name], factor.size) for name in names)
-        np.divide(scale, np.sqrt(variance + np.float32(layers.epsilon(self._layer))), out=factor)
-        np.subtract(shift, mean * factor, out=offset)
+        with np.errstate(all="ignore"):  # as Paddle, which computes with what isn't finite and says nothing
+            np.divide(scale, np.sqrt(variance + np.float32(layers.epsilon(self._layer))), out=factor)
+            np.subtract(shift, mean * factor, out=offset)
 
 
 _BUILDERS: dict[str, Callable[..., Buffer]] = {

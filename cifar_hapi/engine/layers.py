@@ -16,7 +16,7 @@ Kind = Literal["convolution", "norm", "relu", "pool", "features", "pad", "join",
 def kind(layer: nn.Layer) -> Kind | None:
     """What `layer` does, None if the engine cannot do it."""
     found, possible = _KINDS.get(type(layer), (None, None))
-    if possible is None or "forward" in layer.__dict__ or not possible(layer):
+    if possible is None or not possible(layer):
         return None
     return found
 
@@ -42,7 +42,8 @@ def pool_window(pool: nn.Layer, sides: Sequence[int]) -> Window:
 
 
 def uses_batch_statistics(norm: nn.BatchNorm2D) -> bool:
-    return bool(norm.training and not norm._use_global_stats)
+    """Whether it normalises by the batch, and moves its running statistics."""
+    return bool(norm.training if norm._use_global_stats is None else not norm._use_global_stats)
 
 
 def epsilon(norm: nn.BatchNorm2D) -> float:
@@ -56,8 +57,16 @@ def momentum(norm: nn.BatchNorm2D) -> float:
 
 def channels_last(layer: nn.Layer) -> bool | None:
     """Whether the layer takes [N, H, W, C]; None if that is all the same to it."""
+    if isinstance(layer, nn.AdaptiveMaxPool2D):  # it has no choice
+        return False
     data_format = getattr(layer, "_data_format", getattr(layer, "data_format", None))
     return None if data_format is None else data_format == "NHWC"
+
+
+def state(layer: nn.Layer) -> tuple[Any, ...]:
+    """What may change in a layer, of which it depends how it passes on what it is called with."""
+    present = tuple(name for name, tensor in layer._parameters.items() if tensor is not None)
+    return layer.training, has_hooks(layer), layer.__dict__.get("forward"), present, *layer._sub_layers.values()
 
 
 def has_hooks(layer: nn.Layer) -> bool:
@@ -76,7 +85,7 @@ def _possible_convolution(conv: Any) -> bool:
 
 def _possible_norm(norm: Any) -> bool:
     tensors = [parameter(norm, name) for name in ("weight", "bias", "_mean", "_variance")]
-    return all(tensor is not None for tensor in tensors) and norm._use_global_stats is not False
+    return all(tensor is not None for tensor in tensors)
 
 
 def _possible_pool(pool: Any) -> bool:

@@ -161,6 +161,28 @@ def fastest(candidates: Iterator[tuple[Convolution, str, str]], make: Any, layer
     raise NoFastForm(layer)
 
 
+_LOWEST_AND_NAN: dict[str, tuple[Any, Any]] = {
+    "float32": (np.finfo(np.float32).min, np.nan),
+    "bfloat16": (0xFF80, 0x7FC0),  # as uint16; the lowest float32 is rounded to minus infinity
+}
+
+
+class KeptNaN:
+    """Makes the result of a max pool NaN where all of a window is: oneDNN gives the lowest float32 there.
+
+    Of a window with a NaN and numbers, oneDNN gives the largest number; Paddle does so unless NaN is the last.
+    """
+
+    def __init__(self, result: Buffer):
+        self._values = result.floats() if result.desc.dtype == "float32" else result.array.view(np.uint16)
+        self._lowest, self._nan = _LOWEST_AND_NAN[result.desc.dtype]
+
+    def run(self) -> None:
+        found = self._values == self._lowest
+        if found.any():
+            self._values[found] = self._nan
+
+
 class PaddedCopy:
     """Every `step`-th pixel of a map, with zeros for the channels that are new, and the way back.
 

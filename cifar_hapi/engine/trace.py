@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+import paddle
 from paddle import nn
 
 from cifar_hapi.engine import layers
+from cifar_hapi.engine.side_effects import undone
 
 Kind = Literal["convolution", "norm", "relu", "pool", "pad", "add"]
 
@@ -49,18 +52,21 @@ class Trace:
 def trace(network: nn.Layer, unknown: frozenset[int] = frozenset()) -> Trace | None:
     """The path through `network`, which is called with one feature map; None where it is not one that can be followed.
 
-    That is so where anything but known layers and additions meets the map, where a layer inside has hooks, which would
-    not run, or is called twice. `unknown`: the ids of layers that are not to be taken as known.
+    That is so where anything but known layers and additions meets the map, where a layer inside has hooks or a forward
+    of its own, which would not run, or is called twice, or without gradients, and where the forward pass has side
+    effects or draws random numbers. `unknown`: the ids of layers that are not to be taken as known.
 
-    The network's own `forward` runs once, with a stand-in for the map.
+    The forward method of the network's class runs once, with a stand-in for the map.
     """
     inside = network.sublayers()
     if any(layers.has_hooks(layer) for layer in inside):
         return None
-    known = {layer: layers.kind(layer) for layer in [network, *inside] if id(layer) not in unknown}
+    plain = [network, *(layer for layer in inside if "forward" not in layer.__dict__)]
+    known = {layer: layers.kind(layer) for layer in plain if id(layer) not in unknown}
     recorder = _Recorder({layer: kind for layer, kind in known.items() if kind})
     try:
-        output = recorder.run(network)
+        with undone(network), paddle.enable_grad():
+            output = recorder.run(network)
     except Exception:  # noqa: BLE001  # whatever someone's forward does with an object that is no tensor
         return None
     return recorder.finished(output)
@@ -90,13 +96,14 @@ class _Recorder:
 
     def run(self, network: nn.Layer) -> _Value:
         with self._recording():
-            output = network.forward(_Value(self, 0))
+            forward = network.forward if network in self._known else partial(type(network).forward, network)
+            output = forward(_Value(self, 0))
         if not isinstance(output, _Value) or (self._tail and output.what != "tail"):
             raise _Untraceable
         return output
 
     def add(self, kind: Kind, layer: Any, *values: _Value) -> _Value:
-        if any(value.what != "map" or value.recorder is not self for value in values):
+        if any(value.what != "map" or value.recorder is not self for value in values) or not paddle.is_grad_enabled():
             raise _Untraceable
         if layer is not None and any(layer is operation.layer for operation in self._operations):
             raise _Untraceable
@@ -123,20 +130,29 @@ class _Recorder:
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        """Inside, known layers write down that they are called, instead of computing."""
+        """Inside, known layers write down that they are called with stand-ins, instead of computing."""
+        before = {layer: layer.__dict__.get("forward") for layer in self._known}
         try:
             for layer in self._known:
-                layer.__dict__["forward"] = lambda *values, layer=layer: self._called(layer, *values)
+                layer.__dict__["forward"] = partial(self._forward, layer, layer.forward)
             yield
         finally:
-            for layer in self._known:
+            for layer, forward in before.items():
                 del layer.__dict__["forward"]
+                if forward is not None:
+                    layer.__dict__["forward"] = forward
+
+    def _forward(self, layer: nn.Layer, usual: Any, *values: Any, **named: Any) -> Any:
+        """What a known layer does meanwhile: as usual with tensors, which another thread may call it with."""
+        if any(isinstance(value, _Value) for value in values):
+            return self._called(layer, *values, **named)
+        return usual(*values, **named)
 
     def _called(self, layer: nn.Layer, *values: _Value) -> _Value:
         kind = self._known[layer]
         if kind == "linear":
             (value,) = values
-            if value.what != ("tail" if self._tail else "flat"):
+            if value.what != ("tail" if self._tail else "flat") or not paddle.is_grad_enabled():
                 raise _Untraceable  # it does not follow on what comes before
             self._tail.append(layer)
             return _Value(self, value.number, "tail")

@@ -13,6 +13,7 @@ from cifar_hapi.engine.memory import Buffer, floats_at
 from cifar_hapi.engine.onednn import Desc, Dtype, Memory
 from cifar_hapi.engine.primitives import Convolution
 from cifar_hapi.engine.program import (
+    KeptNaN,
     NoFastForm,
     PaddedCopy,
     Program,
@@ -279,6 +280,7 @@ class TrainingProgram(Program):
             raise NoFastForm(operation.layer)
         workspace = {"workspace": self._pool.keep(forward.workspace).memory} if window.kind == "max" else {}
         self._call(self._forward, forward, {"src": source.memory, "dst": z.memory, **workspace})
+        self._forward += [KeptNaN(z.data)] if window.kind == "max" else []
         self._pool.give(source)
 
         def plan() -> None:
@@ -357,7 +359,8 @@ class _RunningStatistics:
         for name, batch in zip(("_mean", "_variance"), self._batch, strict=True):
             running = floats_at(addresses[self._layer, name], batch.size)
             running *= momentum
-            running += (1 - momentum) * batch
+            with np.errstate(all="ignore"):  # infinities of both signs, which Paddle says nothing about
+                running += (1 - momentum) * batch
 
 
 _ROLES = (("scale", "weight"), ("shift", "bias"))

@@ -88,7 +88,7 @@ def test_paddings_of_convolutions(padding, before, after):
     ("layer", "kind"),
     [
         (nn.BatchNorm2D(3), "norm"),
-        (nn.BatchNorm2D(3, use_global_stats=False), None),
+        (nn.BatchNorm2D(3, use_global_stats=False), "norm"),
         (nn.BatchNorm2D(3, weight_attr=False), None),
         (nn.BatchNorm(3), None),
         (nn.MaxPool2D(2), "pool"),
