@@ -66,7 +66,8 @@ def channels_last(layer: nn.Layer) -> bool | None:
 def state(layer: nn.Layer) -> tuple[Any, ...]:
     """What may change in a layer, of which it depends how it passes on what it is called with."""
     present = tuple(name for name, tensor in layer._parameters.items() if tensor is not None)
-    return layer.training, has_hooks(layer), layer.__dict__.get("forward"), present, *layer._sub_layers.values()
+    own = layer.__dict__.get("forward"), layer.__dict__.get("_use_global_stats")
+    return layer.training, has_hooks(layer), present, *own, *layer._sub_layers.values()
 
 
 def has_hooks(layer: nn.Layer) -> bool:
@@ -85,7 +86,9 @@ def _possible_convolution(conv: Any) -> bool:
 
 def _possible_norm(norm: Any) -> bool:
     tensors = [parameter(norm, name) for name in ("weight", "bias", "_mean", "_variance")]
-    return all(tensor is not None for tensor in tensors)
+    # Paddle 2.6.2 and 3.3.1 then normalise by the batch, but give gradients as if by the running statistics.
+    odd = norm._use_global_stats is False and not norm.training
+    return all(tensor is not None for tensor in tensors) and not odd
 
 
 def _possible_pool(pool: Any) -> bool:
