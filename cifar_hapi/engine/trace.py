@@ -114,6 +114,9 @@ class _Recorder:
     def finished(self, output: _Value) -> Trace | None:
         formats = {layers.channels_last(operation.layer) for operation in self._operations if operation.layer}
         formats.discard(None)
+        read = {output.number, *(number for operation in self._operations for number in operation.inputs)}
+        if not all(operation.output in read for operation in self._operations):
+            return None  # parameters of what nobody reads have no gradients, rather than gradients of zero
         if not any(operation.kind in ("convolution", "norm") for operation in self._operations) or len(formats) != 1:
             return None
         slots = [(op.layer, name) for op in self._operations for name in _PARAMETERS.get(op.kind, ())]

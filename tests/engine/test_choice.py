@@ -156,6 +156,18 @@ def test_the_self_check_leaves_random_states_and_names_alone():
 
 
 @needs_onednn
+def test_the_latest_choice_counts():
+    net, x = network(), paddle.ones([1, 3, 4, 4])
+    native = net(x).numpy()
+    for engine, precision in [("auto", "float32"), ("onednn", "bfloat16"), ("auto", "float32"), ("native", "float32")]:
+        found = use_engine(net, engine, precision, "cpu")
+        assert found.engine == ("native" if engine == "native" else "onednn") and accelerated(net) == (
+            engine != "native"
+        )
+        np.testing.assert_allclose(net(x).numpy(), native, atol=0.05 if found.precision == "bfloat16" else 1e-5)
+
+
+@needs_onednn
 def test_availability_names_the_version():
     found = onednn_availability()
     assert found.usable and found.why == f"oneDNN {onednn.version()}"

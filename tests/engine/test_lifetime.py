@@ -82,6 +82,35 @@ def test_one_network_evaluated_by_four_threads():
         np.testing.assert_array_equal(found[place], expected[place])
 
 
+def test_threads_that_are_the_first_to_call_a_network():
+    """The network is looked at while other threads run it."""
+    inputs, native = [paddle.to_tensor(images(2, seed)) for seed in range(4)], small_network(fast=False)
+    native.eval()
+    with paddle.no_grad():
+        expected = [native(x).numpy() for x in inputs]
+    interval, found = sys.getswitchinterval(), []
+
+    def work(network, place):
+        with paddle.no_grad():
+            found.append((place, network(inputs[place]).numpy()))
+
+    try:
+        sys.setswitchinterval(1e-6)
+        for _ in range(4):
+            network = small_network()
+            network.eval()
+            threads = [threading.Thread(target=work, args=(network, place)) for place in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(found) == 16
+    for place, output in found:
+        assert_agree({"": output}, {"": expected[place]}, 1e-3)
+
+
 def test_nothing_is_freed_that_a_backward_pass_needs():
     expected, network = outcome(small_network(), images(4)), small_network()
     x = paddle.to_tensor(images(4), stop_gradient=False)

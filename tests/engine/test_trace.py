@@ -137,6 +137,19 @@ def test_a_part_without_gradients_gets_none(looked_at_first):
     assert network.first.weight.grad is None and network.second.weight.grad is not None
 
 
+class ComputesInVain(Peculiar):
+    def forward(self, x):
+        x = self.first(x)
+        self.second(x)
+        return x
+
+
+def test_what_nobody_reads_gets_no_gradient():
+    native, fast = both(ComputesInVain(), lambda layer: outcome(layer, X))
+    assert "gradient of second.weight" not in native
+    assert_agree(fast, native, 1e-5)
+
+
 def replaces_a_layer(network):
     paddle.seed(5)
     network.add_sublayer("0", nn.Conv2D(3, 4, 3))

@@ -81,6 +81,38 @@ def test_a_parameter_of_another_shape_is_paddles_error():
     assert isinstance(found[0], type) and found[0] is found[1]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_batch_norm_of_what_is_not_finite_is_as_silent_as_paddles(mode):
+    layers = nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4))
+    accelerate(layers, "float32")
+    layers[1]._variance.set_value(np.array([-1, np.inf, np.nan, 1], "float32"))
+    layers[1]._mean.set_value(np.array([1, 1, 1, np.inf], "float32"))
+    layers[0].bias.set_value(np.array([1, 1, 1, -np.inf], "float32"))
+    getattr(layers, mode)()
+    with paddle.no_grad():
+        assert np.isnan(layers(paddle.ones([1, 3, 8, 8])).numpy()).any()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels", [1, 16])
+def test_a_max_pool_loses_no_window_that_is_all_nan(channels, precision, mode):
+    """Of a window with numbers too, Paddle gives NaN or a number, by the order, and oneDNN the number."""
+    one = nn.initializer.Constant(1.0)
+    layers = nn.Sequential(nn.Conv2D(1, channels, 1, weight_attr=one), nn.MaxPool2D(2))
+    x = np.random.default_rng(0).standard_normal((1, 1, 16, 16)).astype("float32")
+    x[0, 0, 2:4, 2:6] = np.nan
+    x[0, 0, 8, 8] = np.nan
+    expected = layers(paddle.to_tensor(x)).numpy()
+    accelerate(layers, precision)
+    getattr(layers, mode)()
+    with paddle.no_grad():
+        found = layers(paddle.to_tensor(x)).numpy()
+    assert np.isnan(found).sum() == 2 * channels
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["input", "weight", "running variance"])
 def test_nan_and_infinity_come_out_where_paddle_has_them(where, bad):
