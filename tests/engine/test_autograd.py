@@ -83,6 +83,17 @@ def test_another_type_between_forward_and_backward_is_refused():
         output.sum().backward()
 
 
+def test_gradients_that_come_as_views():
+    def use(layers):
+        x = image()
+        weights = paddle.to_tensor(np.random.default_rng(1).standard_normal((4, 4, 2, 4)).astype("float32"))
+        (layers(x).transpose([3, 2, 0, 1]) * weights).sum().backward()
+        return {"x": x.grad.numpy(), "weight": layers[0].weight.grad.numpy()}
+
+    native, fast = both(network(False), use)
+    assert_agree(fast, native, 1e-4)
+
+
 def test_gradients_that_two_losses_add_up_to():
     def use(layers):
         x = image()

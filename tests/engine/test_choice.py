@@ -140,7 +140,7 @@ def test_the_self_check_finds_a_wrong_kernel(monkeypatch):
 @needs_onednn
 def test_the_self_check_leaves_random_states_and_names_alone():
     def next_ones():
-        return paddle.rand([3]).numpy(), np.random.rand(3), random.random(), paddle.utils.unique_name.generate("w")
+        return paddle.rand([3]).numpy(), np.random.rand(3), random.random(), paddle.utils.unique_name.generate("conv2d")
 
     found = []
     for check in (False, True):

@@ -71,6 +71,13 @@ def test_batch_norm_in_every_mode(channels, batch, height, width, data_format, m
     assert_agree(fast, native, 2e-4)
 
 
+def test_a_single_value_a_channel_is_left_as_it_is():
+    network = nn.Sequential(nn.BatchNorm2D(3), nn.ReLU())
+    x = np.array([3.0, -2.0, 0.5], "float32").reshape(1, 3, 1, 1)
+    native, fast = both(network, lambda layer: outcome(layer, x))
+    assert_agree(fast, native, 1e-5)
+
+
 POOLS = [
     *(
         lambda f, kernel=kernel, stride=stride, padding=padding: nn.MaxPool2D(kernel, stride, padding, data_format=f)

@@ -134,6 +134,15 @@ def test_programs_beyond_the_bound_go_and_results_stay(monkeypatch):
     assert len(network.forward._programs._idle) == 1
 
 
+def test_few_programs_of_one_shape_are_kept():
+    network = small_network()
+    outputs = [network(paddle.to_tensor(images(2))) for _ in range(4)]
+    for output in outputs:
+        output.sum().backward()
+    (idle,) = network.forward._programs._idle.values()
+    assert len(idle) == 2
+
+
 def test_a_forward_pass_without_a_backward_one_gives_its_memory_back():
     network = small_network()
     for _ in range(4):
@@ -179,6 +188,7 @@ def run_script(threads, precision, steps, width=2):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_two_processes_get_the_same_bits_from_the_same_number_of_threads(precision):
+    """One thread gives other bits than two: it adds in another order."""
     first, second = (run_script(2, precision, 8, width=16) for _ in range(2))
     assert first[0] == second[0]
 

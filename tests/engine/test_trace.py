@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import numpy as np
 import paddle
@@ -131,7 +132,7 @@ class FrozenStart(Peculiar):
 def test_a_part_without_gradients_gets_none(looked_at_first):
     network = FrozenStart()
     with paddle.no_grad() if looked_at_first == "without" else paddle.enable_grad():
-        accelerate(network, "float32")
+        assert accelerate(network, "float32")
         network(paddle.to_tensor(X))
     network(paddle.to_tensor(X)).sum().backward()
     assert network.first.weight.grad is None and network.second.weight.grad is not None
@@ -212,6 +213,32 @@ def test_a_network_may_change_after_it_was_accelerated(change, mode):
 
     native, fast = both(network, use)
     assert_agree(fast, native, 1e-3)
+
+
+def test_weights_may_get_another_shape():
+    def use(layer):
+        used(layer)
+        layer[0].weight = layer.create_parameter([6, 3, 3, 3], default_initializer=nn.initializer.Constant(0.5))
+        return outcome(layer, X)
+
+    native, fast = both(nn.Sequential(nn.Conv2D(3, 4, 3, bias_attr=False), nn.ReLU()), use)
+    assert_agree(fast, native, 1e-5)
+
+
+def test_another_thread_may_call_a_layer_while_its_network_is_looked_at():
+    found = []
+
+    class Interrupted(Peculiar):
+        def between(self, x):
+            if not isinstance(x, paddle.Tensor):
+                thread = threading.Thread(target=lambda: found.append(self.second(paddle.to_tensor(X)).numpy()))
+                thread.start()
+                thread.join()
+            return x
+
+    network = Interrupted()
+    assert accelerate(network, "float32") and "forward" in network.__dict__
+    np.testing.assert_allclose(found[0], network.second(paddle.to_tensor(X)).numpy(), rtol=1e-5)
 
 
 def test_a_single_layer_may_change_too():

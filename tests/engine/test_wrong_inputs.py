@@ -81,6 +81,17 @@ def test_a_parameter_of_another_shape_is_paddles_error():
     assert isinstance(found[0], type) and found[0] is found[1]
 
 
+def test_a_parameter_of_another_type_in_the_same_memory_is_paddles_error():
+    found = []
+    for fast in (False, True):
+        conv = nn.Conv2D(3, 4, 3)
+        assert not fast or accelerate(conv, "float32")
+        conv(paddle.ones([1, 3, 8, 8]))
+        conv._parameters["weight"] = conv.weight.detach().view("int32")
+        found.append(answer(conv, paddle.ones([1, 3, 8, 8])))
+    assert isinstance(found[0], type) and found[0] is found[1]
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_batch_norm_of_what_is_not_finite_is_as_silent_as_paddles(mode):
