@@ -71,13 +71,16 @@ def accelerate(network: paddle.nn.Layer, precision: str = "float32") -> EngineCh
     It stays what it was: parameters, running statistics, `state_dict`, optimisers and hooks are Paddle's own, and a
     `paddle.Model` is made of it as ever. What the engine doesn't know in it runs natively. precision: the lowest that
     is allowed, "float32" or "bfloat16". How `forward` passes feature maps from layer to layer is looked at once for
-    each combination of layers in training and in evaluation mode: it must depend on nothing else.
+    each state of its layers, that is modes, hooks, sub-layers, and attributes that are numbers, truth values or text:
+    it must depend on nothing else.
 
     A forward pass has one backward pass, without gradients of gradients; `paddle.grad` with respect to some of what
     has a gradient fails in Paddle (freeze the others, or use `backward`); and `paddle.jit` needs `restore(network)`
     first. Results are the same, bit for bit, for the same number of threads; another number rounds differently.
 
-    Returns which engine it is, in which precision, and why.
+    Returns which engine it is, in which precision, and why. Raises RecipeError for another word as precision.
     """
+    if precision not in ("float32", "bfloat16"):
+        raise RecipeError(f"precision {precision!r}: expected 'float32' or 'bfloat16'")
     apply_settings()
     return use_engine(network, "auto", precision, str(paddle.get_device()))

@@ -20,15 +20,16 @@ from cifar_hapi.runtime import threads
 _MOST_BYTES = 2 * 2**30  # of idle programs of a network; those for the latest shape and modes are always kept
 _MOST_IDLE = 2  # programs of one shape and mode that are kept when nobody uses them
 _OTHERWISE = "cifar_hapi.engine.restore(network) makes it run natively"
+_MOST_TRACES = 64  # of states of a network, which a step counter among its attributes would make ever more of
 _looking = threading.RLock()  # held while a network is looked at, which changes it for that time
 
 
 def accelerate(network: paddle.nn.Layer, dtype: onednn.Dtype) -> bool:
     """Make `network` run on oneDNN from now on: as a whole, or those of its sub-layers that can; whether any can.
 
-    How its `forward` passes feature maps from layer to layer is looked at once for each combination of layers in
-    training and in evaluation mode: it must depend on nothing else. What the engine cannot run, and inputs and states
-    of the network that it isn't made for, run natively.
+    How its `forward` passes feature maps from layer to layer is looked at once for each state of its layers, that is
+    modes, hooks, sub-layers, and attributes that are numbers, truth values or text: it must depend on nothing else.
+    What the engine cannot run, and inputs and states of the network that it isn't made for, run natively.
     """
     restore(network)
     with _looking:
@@ -103,6 +104,9 @@ class _Execution:
         with _looking:
             state = tuple(map(layers.state, self._network.sublayers(include_self=True)))
             if state not in self._traces:
+                if len(self._traces) == _MOST_TRACES:
+                    self._traces.clear()
+                    self._programs.clear()
                 self._traces[state] = trace(self._network, self._unknown)
             return self._traces[state]
 

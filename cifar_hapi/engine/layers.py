@@ -66,8 +66,11 @@ def channels_last(layer: nn.Layer) -> bool | None:
 def state(layer: nn.Layer) -> tuple[Any, ...]:
     """What may change in a layer, of which it depends how it passes on what it is called with."""
     present = tuple(name for name, tensor in layer._parameters.items() if tensor is not None)
-    own = layer.__dict__.get("forward"), layer.__dict__.get("_use_global_stats")
-    return layer.training, has_hooks(layer), present, *own, *layer._sub_layers.values()
+    switches = tuple(value for value in layer.__dict__.values() if value is None or type(value) in _SWITCHES)
+    return switches, has_hooks(layer), present, layer.__dict__.get("forward"), *layer._sub_layers.values()
+
+
+_SWITCHES = (bool, int, float, str)  # what a forward pass may branch on, `training` among them
 
 
 def has_hooks(layer: nn.Layer) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from engine_comparison import assert_agree, both, outcome
 from paddle import nn
 
+from cifar_hapi import RecipeError
 from cifar_hapi import accelerate as accelerate_any
 from cifar_hapi.engine import onednn
 from cifar_hapi.engine.execution import accelerate, accelerated, restore
@@ -211,3 +212,32 @@ def test_gradients_accumulate():
 
     native, fast = both(network, use)
     assert_agree(fast, native, 1e-3)
+
+
+class Switched(nn.Layer):
+    """A block that an attribute of its own turns off, as stochastic depth does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.on = nn.Conv2D(4, 4, 3, padding=1), True
+
+    def forward(self, x):
+        return x + self.conv(x) if self.on else x
+
+
+def test_the_way_is_looked_at_again_when_an_attribute_changes(monkeypatch):
+    monkeypatch.setattr("cifar_hapi.engine.execution._MOST_TRACES", 2)
+    paddle.seed(6)
+    network = nn.Sequential(nn.Conv2D(3, 4, 3), Switched(), Switched())
+    fast = copy.deepcopy(network)
+    assert accelerate(fast, "float32")
+    for switches in ((True, True), (False, True), (True, False), (False, False), (True, True)):
+        for layers in (network, fast):
+            layers[1].on, layers[2].on = switches
+        assert_agree({"": fast(paddle.to_tensor(X)).numpy()}, {"": network(paddle.to_tensor(X)).numpy()}, 1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", ""])
+def test_an_unknown_precision_is_refused(precision):
+    with pytest.raises(RecipeError, match="expected 'float32' or 'bfloat16'"):
+        accelerate_any(nn.Sequential(nn.Conv2D(3, 4, 3)), precision)
