@@ -47,9 +47,8 @@ class CheckpointFolder:
             _write_parts(beside, weights, state)
             shutil.rmtree(self.path / name, ignore_errors=True)
             beside.rename(self.path / name)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)  # after the renaming there is none
         sync_folder(self.path)
         return name
 
