@@ -119,10 +119,9 @@ class _Execution:
         learning = paddle.is_grad_enabled()
         needed = tuple(learning and not parameter.stop_gradient for parameter in parameters)
         input_gradient = learning and not x.stop_gradient
-        batch_statistics = tuple(layers.uses_batch_statistics(layer) for layer, name in path.statistics)
-        key = (id(path), tuple(x.shape), needed, input_gradient, batch_statistics)
+        key = (id(path), tuple(x.shape), needed, input_gradient)
         shape = _channels_first(x.shape) if path.channels_last else x.shape
-        if not any((*needed, input_gradient, *batch_statistics)):
+        if not any((*needed, input_gradient, path.batch_statistics)):
             lease = self._programs.lease(key, lambda: InferenceProgram(path, shape, self._dtype))
             return lease.forward(x, tensors)
         lease = self._programs.lease(key, lambda: TrainingProgram(path, shape, self._dtype, needed, input_gradient))

@@ -11,7 +11,7 @@ import numpy as np
 
 from cifar_hapi.engine import layers, primitives
 from cifar_hapi.engine.memory import Buffer, BufferPool, floats_at
-from cifar_hapi.engine.onednn import Desc, Dtype, Memory, PostOps, PrimitiveDesc
+from cifar_hapi.engine.onednn import Desc, Dtype, PostOps, PrimitiveDesc
 from cifar_hapi.engine.primitives import Convolution
 from cifar_hapi.engine.program import (
     KeptNaN,
@@ -22,10 +22,11 @@ from cifar_hapi.engine.program import (
     Tensors,
     check_channels,
     convolved,
+    fast_form,
     fastest,
     kernels,
     output_channels,
-    weights_form,
+    padded,
 )
 from cifar_hapi.engine.trace import Operation, Trace
 
@@ -65,7 +66,8 @@ class InferenceProgram(Program):
             values[chain.output] = _BUILDERS[chain.first.kind](self, chain, *inputs)
             for value in inputs:
                 self._pool.give(value)
-        self._finish(values[path.output])
+        self._write_result(self._steps, values[path.output])
+        self._scratchpad.allocate()
 
     def forward(self, source: int, result: int, tensors: Tensors) -> None:
         """Read the input at the address `source`, write the output, float32, at `result`."""
@@ -77,18 +79,11 @@ class InferenceProgram(Program):
         for step in self._steps:
             step.run()
 
-    def _finish(self, output: Buffer) -> None:
-        n, c, h, w = output.desc.shape
-        self.result = (n, c) if self._path.flat else (n, h, w, c) if self._path.channels_last else (n, c, h, w)
-        self._result = Memory(Desc(output.desc.shape, "float32", self._tag))
-        self._reorder(self._steps, output.memory, self._result)
-        self._scratchpad.allocate()
-
     # Each of the following lays out a chain and returns its result.
 
     def _convolution(self, chain: Chain, x: Buffer, summand: Buffer | None = None) -> Buffer:
-        layer, (shape, tag) = chain.first.layer, weights_form(chain.first.layer)
-        geometry, channels = layers.convolution_geometry(layer), output_channels(layer, x.desc)
+        layer, channels = chain.first.layer, output_channels(chain.first.layer, x.desc)
+        geometry = layers.convolution_geometry(layer)
         z = self._taken(self._map(convolved(x.desc.shape, channels, geometry)), chain.output)
         if summand and summand.desc.shape != z.desc.shape:
             raise NoFastForm(None)  # Paddle would broadcast
@@ -104,23 +99,11 @@ class InferenceProgram(Program):
             return convolution.forward(training=False, post=post.relu() if chain.relu else post)
 
         forward = fastest(kernels(layer, x.desc, z.desc, self._dtype), made, layer)
-        weights = self._parameter(layer, "weight", Desc(shape, "float32", tag))
-        packed = self._pool.keep(forward.primitive.weights).memory
-        self._reorder(self._steps, weights, packed)
-        memories = {"weights": packed}
-        if layers.parameter(layer, "bias") is not None:
-            memories["bias"] = self._parameter(layer, "bias", Desc((channels,), "float32", "a"))
-        operands = [norm.factor, norm.offset] if norm else []
-        source = self._laid_out(self._steps, x, forward.src)
         added = [self._laid_out(self._steps, summand, forward.dst)] if summand else []
-        target = z if forward.dst == z.desc.tag else self._pool.take(Desc(z.desc.shape, self._dtype, forward.dst))
-        memories |= {f"post{place}": each.memory for place, each in enumerate([*operands, *added])}
-        self._call(self._steps, forward.primitive, {"src": source.memory, "dst": target.memory, **memories})
-        for each in (source, *added):
+        operands = [norm.factor, norm.offset, *added] if norm else added
+        self._convolve(self._steps, layer, forward, x, z, operands)
+        for each in added:
             self._pool.give(each)
-        if target is not z:
-            self._reorder(self._steps, target.memory, z.memory)
-            self._pool.give(target)
         return z
 
     def _norm(self, chain: Chain, y: Buffer) -> Buffer:
@@ -130,8 +113,7 @@ class InferenceProgram(Program):
         names = {"scale": "weight", "shift": "bias", "mean": "_mean", "variance": "_variance"}
         known = {role: self._parameter(layer, name, channels) for role, name in names.items()}
         primitive = primitives.batch_norm(y.desc, layers.epsilon(layer), chain.relu, False, training=False)
-        if not primitive.fast:
-            raise NoFastForm(layer)
+        primitive = fast_form(primitive, layer)
         self._call(self._steps, primitive, {"src": y.memory, "dst": z.memory, **known})
         return z
 
@@ -150,27 +132,24 @@ class InferenceProgram(Program):
         return z
 
     def _pad(self, chain: Chain, x: Buffer) -> Buffer:
-        (n, c, h, w), layer = x.desc.shape, chain.first.layer
-        desc = self._map((n, c + layer.new_channels, -(-h // layer.stride), -(-w // layer.stride)))
-        copy = PaddedCopy(x.desc, desc, layer.stride)
+        desc = self._map(padded(chain.first.layer, x.desc.shape))
+        copy = PaddedCopy(x.desc, desc, chain.first.layer.stride)
         source = self._laid_out(self._steps, x, copy.tag)
-        padded = self._pool.keep(Desc(desc.shape, self._dtype, copy.tag))  # nobody else's: it holds zeros
-        self._steps.append(copy.between(source, padded))
+        target = self._pool.keep(Desc(desc.shape, self._dtype, copy.tag))  # nobody else's: it holds zeros
+        self._steps.append(copy.between(source, target))
         self._pool.give(source)
         if copy.tag == desc.tag:
-            padded.users = self._readers[chain.output]
-            return padded
+            target.users = self._readers[chain.output]
+            return target
         z = self._taken(desc, chain.output)
-        self._reorder(self._steps, padded.memory, z.memory)
+        self._reorder(self._steps, target.memory, z.memory)
         return z
 
     def _pooled(self, chain: Chain, x: Buffer) -> Buffer:
         shape, window = x.desc.shape, layers.pool_window(chain.first.layer, x.desc.shape[2:])
         z = self._taken(self._map((*shape[:2], *window.geometry.result(shape[2:]))), chain.output)
         source = self._laid_out(self._steps, x, z.desc.tag)
-        primitive = primitives.pool(window, source.desc, z.desc, training=False)
-        if not primitive.fast:
-            raise NoFastForm(chain.first.layer)
+        primitive = fast_form(primitives.pool(window, source.desc, z.desc, training=False), chain.first.layer)
         self._call(self._steps, primitive, {"src": source.memory, "dst": z.memory})
         self._steps += [KeptNaN(z)] if window.kind == "max" else []
         self._pool.give(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,7 +51,6 @@ class Program:
         self._bound: dict[tuple[Any, str], Memory] = {}
         self._tag = "nhwc" if path.channels_last else "nchw"
         self._source = Memory(Desc(shape, "float32", self._tag))
-        self._batch = shape[0]
 
     @property
     def bytes(self) -> int:
@@ -84,6 +83,36 @@ class Program:
         copy = self._pool.take(Desc(buffer.desc.shape, self._dtype, tag))
         self._reorder(steps, buffer.memory, copy.memory)
         return copy
+
+    def _convolve(
+        self, steps: list[Step], layer: Any, kernel: Kernel, x: Buffer, y: Buffer, operands: Sequence[Buffer] = ()
+    ) -> Memory:
+        """The convolution of `x` into `y`, whatever their layouts; the memory that is pointed to the weights.
+
+        operands: of the kernel's post-ops, in their order.
+        """
+        weights = self._parameter(layer, "weight", weights_desc(layer))
+        packed = self._pool.keep(kernel.primitive.weights).memory
+        self._reorder(steps, weights, packed)
+        source = self._laid_out(steps, x, kernel.src)
+        target = y if kernel.dst == y.desc.tag else self._pool.take(Desc(y.desc.shape, self._dtype, kernel.dst))
+        memories = {"src": source.memory, "weights": packed, "dst": target.memory}
+        memories |= {f"post{place}": each.memory for place, each in enumerate(operands)}
+        if layers.parameter(layer, "bias") is not None:
+            memories["bias"] = self._parameter(layer, "bias", Desc((y.desc.shape[1],), "float32", "a"))
+        self._call(steps, kernel.primitive, memories)
+        self._pool.give(source)
+        if target is not y:
+            self._reorder(steps, target.memory, y.memory)
+            self._pool.give(target)
+        return weights
+
+    def _write_result(self, steps: list[Step], output: Buffer) -> None:
+        """The last step: `output` to memory of the caller's."""
+        n, c, h, w = output.desc.shape
+        self.result = (n, c) if self._path.flat else (n, h, w, c) if self._path.channels_last else (n, c, h, w)
+        self._result = Memory(Desc(output.desc.shape, "float32", self._tag))
+        self._reorder(steps, output.memory, self._result)
 
     def _map(self, shape: Sequence[int]) -> Desc:
         """The description of a feature map of this shape."""
@@ -130,34 +159,48 @@ def check_channels(norm: Any, src: Desc) -> None:
         raise NoFastForm(None)
 
 
-def kernels(layer: Any, src: Desc, dst: Desc, dtype: Dtype) -> Iterator[tuple[Convolution, str, str]]:
+def padded(layer: Any, shape: Sequence[int]) -> tuple[int, ...]:
+    """[N, C, H, W] of what a padded shortcut makes of a map."""
+    n, c, h, w = shape
+    return n, c + layer.new_channels, -(-h // layer.stride), -(-w // layer.stride)
+
+
+def fast_form(primitive: PrimitiveDesc, layer: Any) -> PrimitiveDesc:
+    """`primitive`, if it is more than reference code. Raises NoFastForm."""
+    if not primitive.fast:
+        raise NoFastForm(layer)
+    return primitive
+
+
+def kernels(layer: Any, src: Desc, dst: Desc, dtype: Dtype) -> Iterator[Convolution]:
     """The convolution in all layouts that may have fast code, the maps' own first."""
     geometry = layers.convolution_geometry(layer)
-    weights = Desc(weights_form(layer)[0], dtype, "any")
+    weights = Desc(weights_desc(layer).shape, dtype, "any")
     bias = None if layer.bias is None else Desc((dst.shape[1],), "float32", "a")
     own = (src.tag, dst.tag)
-    for pair in dict.fromkeys([own, (dst.tag, dst.tag), ("nhwc", "nhwc"), ("blocked", "blocked"), ("nchw", "blocked")]):
-        yield (
-            Convolution(Desc(src.shape, dtype, pair[0]), weights, bias, Desc(dst.shape, dtype, pair[1]), geometry),
-            *pair,
-        )
+    pairs = [own, (dst.tag, dst.tag), ("nhwc", "nhwc"), ("blocked", "blocked"), ("nchw", "blocked")]
+    for src_tag, dst_tag in dict.fromkeys(pairs):
+        maps = Desc(src.shape, dtype, src_tag), Desc(dst.shape, dtype, dst_tag)
+        yield Convolution(maps[0], weights, bias, maps[1], geometry)
 
 
-def weights_form(layer: Any) -> tuple[tuple[int, ...], str]:
-    """Shape and tag of a convolution's weights, which Paddle has as [O, I, kh, kw], group by group."""
+def weights_desc(layer: Any) -> Desc:
+    """A convolution's weights, which Paddle has as [O, I, kh, kw], group by group."""
     shape, groups = tuple(layers.parameter(layer, "weight").shape), layers.convolution_geometry(layer).groups
-    return (shape, "oihw") if groups == 1 else ((groups, shape[0] // groups, *shape[1:]), "goihw")
+    if groups == 1:
+        return Desc(shape, "float32", "oihw")
+    return Desc((groups, shape[0] // groups, *shape[1:]), "float32", "goihw")
 
 
-def fastest(candidates: Iterator[tuple[Convolution, str, str]], make: Any, layer: Any) -> Kernel:
+def fastest(candidates: Iterator[Convolution], make: Callable[[Convolution], PrimitiveDesc], layer: Any) -> Kernel:
     """The first kernel of `make(convolution)` that is not reference code. Raises NoFastForm where there is none."""
-    for convolution, src, dst in candidates:
+    for convolution in candidates:
         try:
             primitive = make(convolution)
         except Unimplemented:
             continue
         if primitive.fast:
-            return Kernel(primitive, src, dst)
+            return Kernel(primitive, convolution.src.tag, convolution.dst.tag)
     raise NoFastForm(layer)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import paddle
@@ -33,7 +33,8 @@ class Operation:
 @dataclass(frozen=True)
 class Trace:
     """operations: from the input to `output`. flat: whether that is [N, C] rather than a map. tail: linear layers that
-    follow on it. slots: layer and name of each parameter; statistics: of each running mean and variance."""
+    follow on it. slots: layer and name of each parameter; statistics: of each running mean and variance.
+    batch_statistics: whether any batch norm normalises by the batch."""
 
     operations: tuple[Operation, ...]
     output: int
@@ -41,12 +42,13 @@ class Trace:
     tail: tuple[Any, ...]
     slots: tuple[tuple[Any, str], ...]
     statistics: tuple[tuple[Any, str], ...]
+    batch_statistics: bool
     channels_last: bool
 
-    @property
+    @cached_property
     def readers(self) -> Counter[int]:
         """How often each value is read, by operations or as the output."""
-        return Counter([self.output, *(number for operation in self.operations for number in operation.inputs)])
+        return _readers(self.operations, self.output)
 
 
 def trace(network: nn.Layer, unknown: frozenset[int] = frozenset()) -> Trace | None:
@@ -114,8 +116,8 @@ class _Recorder:
     def finished(self, output: _Value) -> Trace | None:
         formats = {layers.channels_last(operation.layer) for operation in self._operations if operation.layer}
         formats.discard(None)
-        read = {output.number, *(number for operation in self._operations for number in operation.inputs)}
-        if not all(operation.output in read for operation in self._operations):
+        readers = _readers(self._operations, output.number)
+        if not all(operation.output in readers for operation in self._operations):
             return None  # parameters of what nobody reads have no gradients, rather than gradients of zero
         if not any(operation.kind in ("convolution", "norm") for operation in self._operations) or len(formats) != 1:
             return None
@@ -128,6 +130,7 @@ class _Recorder:
             tail=tuple(self._tail),
             slots=tuple(slot for slot in slots if layers.parameter(*slot) is not None),
             statistics=tuple(statistics),
+            batch_statistics=any(layers.uses_batch_statistics(layer) for layer, name in statistics),
             channels_last=bool(formats.pop()),
         )
 
@@ -170,9 +173,13 @@ _PARAMETERS = {"convolution": ("weight", "bias"), "norm": ("weight", "bias")}
 _STATISTICS = ("_mean", "_variance")
 
 
+def _readers(operations: Iterable[Operation], output: int) -> Counter[int]:
+    return Counter([output, *(number for operation in operations for number in operation.inputs)])
+
+
 def _with_relu(operations: list[Operation], output: int) -> list[Operation]:
     """Operations with each ReLU made a part of the batch norm or addition that it alone reads."""
-    readers = Counter([output, *(number for operation in operations for number in operation.inputs)])
+    readers = _readers(operations, output)
     found: dict[int, Operation] = {}
     for operation in operations:
         source = found.get(operation.inputs[0])

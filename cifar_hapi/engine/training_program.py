@@ -21,10 +21,12 @@ from cifar_hapi.engine.program import (
     Tensors,
     check_channels,
     convolved,
+    fast_form,
     fastest,
     kernels,
     output_channels,
-    weights_form,
+    padded,
+    weights_desc,
 )
 from cifar_hapi.engine.trace import Operation, Trace
 
@@ -101,11 +103,8 @@ class TrainingProgram(Program):
 
     def _finish(self, output: Value) -> None:
         """The output in memory of the caller's, and its gradient from there."""
-        n, c, h, w = output.shape
-        self.result = (n, c) if self._path.flat else (n, h, w, c) if self._path.channels_last else (n, c, h, w)
-        desc = Desc(output.shape, "float32", self._tag)
-        self._result, self._result_gradient = Memory(desc), Memory(desc)
-        self._reorder(self._forward, output.memory, self._result)
+        self._write_result(self._forward, output.data)
+        self._result_gradient = Memory(self._result.desc)
         if output.needs_gradient:
             output.gradient = self._pool.take(output.desc)
             self._reorder(self._backward, self._result_gradient, output.gradient.memory)
@@ -113,25 +112,12 @@ class TrainingProgram(Program):
     # Each of the following lays out an operation's forward pass, returns its result and the plan of its backward pass.
 
     def _convolution(self, operation: Operation, x: Value) -> tuple[Value, Plan]:
-        layer, (shape, tag) = operation.layer, weights_form(operation.layer)
-        geometry, channels = layers.convolution_geometry(layer), output_channels(layer, x.desc)
-        weights = self._parameter(layer, "weight", Desc(shape, "float32", tag))
+        layer, channels = operation.layer, output_channels(operation.layer, x.desc)
+        geometry = layers.convolution_geometry(layer)
         learns = self._learns(layer, "weight") or self._learns(layer, "bias")
         y = self._new(convolved(x.shape, channels, geometry), x.needs_gradient or learns, operation, replaceable=True)
         forward = fastest(kernels(layer, x.desc, y.desc, self._dtype), Convolution.forward, layer)
-        packed = self._pool.keep(forward.primitive.weights).memory
-        self._reorder(self._forward, weights, packed)
-        bias = {}
-        if layers.parameter(layer, "bias") is not None:
-            bias["bias"] = self._parameter(layer, "bias", Desc((channels,), "float32", "a"))
-        source = self._laid_out(self._forward, x.data, forward.src)
-        target = y.data if forward.dst == y.desc.tag else self._pool.take(Desc(y.shape, self._dtype, forward.dst))
-        memories = {"src": source.memory, "weights": packed, "dst": target.memory, **bias}
-        self._call(self._forward, forward.primitive, memories)
-        self._pool.give(source)
-        if target is not y.data:
-            self._reorder(self._forward, target.memory, y.memory)
-            self._pool.give(target)
+        weights = self._convolve(self._forward, layer, forward, x.data, y.data)
 
         def plan() -> None:
             gy = self._gradient(y)
@@ -145,22 +131,19 @@ class TrainingProgram(Program):
 
     def _plan_weights(self, layer: Any, x: Value, y: Value, gy: Buffer) -> None:
         def made(convolution: Convolution) -> Any:
-            full = dataclasses.replace(convolution, weights=Desc(weights_form(layer)[0], "float32", "any"))
+            full = dataclasses.replace(convolution, weights=Desc(weights_desc(layer).shape, "float32", "any"))
             return full.backward_weights(convolution.forward())
 
         back = fastest(kernels(layer, x.desc, y.desc, self._dtype), made, layer)
-        source, gradient = (
-            self._laid_out(self._backward, x.data, back.src),
-            self._laid_out(self._backward, gy, back.dst),
-        )
-        shape, tag = weights_form(layer)
+        source = self._laid_out(self._backward, x.data, back.src)
+        gradient = self._laid_out(self._backward, gy, back.dst)
         found = self._pool.keep(back.primitive.diff_weights)
         memories = {"src": source.memory, "diff_dst": gradient.memory, "diff_weights": found.memory}
         if layers.parameter(layer, "bias") is not None:
             memories["diff_bias"] = self._parameter_gradient(layer, "bias", Desc((y.shape[1],), "float32", "a"))
         self._call(self._backward, back.primitive, memories)
         if self._learns(layer, "weight"):
-            target = self._parameter_gradient(layer, "weight", Desc(shape, "float32", tag))
+            target = self._parameter_gradient(layer, "weight", weights_desc(layer))
             self._reorder(self._backward, found.memory, target)
         self._pool.give(source)
         self._pool.give(gradient)
@@ -198,9 +181,7 @@ class TrainingProgram(Program):
             mean, variance = (each.memory for each in batch)
         else:
             mean, variance = (self._parameter(layer, name, channels) for name in ("_mean", "_variance"))
-        forward = primitives.batch_norm(y.desc, epsilon, relu, batch_statistics)
-        if not forward.fast:
-            raise NoFastForm(layer)
+        forward = fast_form(primitives.batch_norm(y.desc, epsilon, relu, batch_statistics), layer)
         known = {"src": y.memory, "mean": mean, "variance": variance, "scale": scale}
         known |= {"workspace": self._pool.keep(forward.workspace).memory} if relu else {}
         self._call(self._forward, forward, {**known, "shift": shift, "dst": z.memory})
@@ -248,24 +229,21 @@ class TrainingProgram(Program):
         return z, plan
 
     def _pad(self, operation: Operation, x: Value) -> tuple[Value, Plan]:
-        (n, c, h, w), step = x.shape, operation.layer.stride
-        z = self._new((n, c + operation.layer.new_channels, -(-h // step), -(-w // step)), x.needs_gradient, operation)
-        copy = PaddedCopy(x.desc, z.desc, step)
+        z = self._new(padded(operation.layer, x.shape), x.needs_gradient, operation)
+        copy = PaddedCopy(x.desc, z.desc, operation.layer.stride)
         source = self._laid_out(self._forward, x.data, copy.tag)
-        padded = z.data if copy.tag == z.desc.tag else self._pool.keep(Desc(z.shape, self._dtype, copy.tag))
-        self._forward.append(copy.between(source, padded))
+        target = z.data if copy.tag == z.desc.tag else self._pool.keep(Desc(z.shape, self._dtype, copy.tag))
+        self._forward.append(copy.between(source, target))
         self._pool.give(source)
-        if padded is not z.data:
-            self._reorder(self._forward, padded.memory, z.memory)
+        if target is not z.data:
+            self._reorder(self._forward, target.memory, z.memory)
 
         def plan() -> None:
             gz = self._gradient(z)
-            padded, gx = (
-                self._laid_out(self._backward, gz, copy.tag),
-                self._pool.keep(Desc(x.shape, self._dtype, copy.tag)),
-            )
-            self._backward.append(copy.between(padded, gx, back=True))
-            self._pool.give(padded)
+            gradient = self._laid_out(self._backward, gz, copy.tag)
+            gx = self._pool.keep(Desc(x.shape, self._dtype, copy.tag))  # nobody else's: between pixels it holds zeros
+            self._backward.append(copy.between(gradient, gx, back=True))
+            self._pool.give(gradient)
             self._pool.give(gz)
             self._add_gradient(x, self._laid_out(self._backward, gx, x.desc.tag))
 
@@ -275,9 +253,7 @@ class TrainingProgram(Program):
         window = layers.pool_window(operation.layer, x.shape[2:])
         z = self._new((*x.shape[:2], *window.geometry.result(x.shape[2:])), x.needs_gradient, operation)
         source = self._laid_out(self._forward, x.data, z.desc.tag)
-        forward = primitives.pool(window, source.desc, z.desc)
-        if not forward.fast:
-            raise NoFastForm(operation.layer)
+        forward = fast_form(primitives.pool(window, source.desc, z.desc), operation.layer)
         workspace = {"workspace": self._pool.keep(forward.workspace).memory} if window.kind == "max" else {}
         self._call(self._forward, forward, {"src": source.memory, "dst": z.memory, **workspace})
         self._forward += [KeptNaN(z.data)] if window.kind == "max" else []
