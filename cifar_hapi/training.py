@@ -28,7 +28,7 @@ from cifar_hapi.model import Model
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe, overrides_by_key
 from cifar_hapi.run import Run, free_run_path, new_run_path, started_run
-from cifar_hapi.runtime import apply_settings, machine, paddle_session, process_settings, slowed_by, versions
+from cifar_hapi.runtime import Setting, apply_settings, machine, paddle_session, slowed_by, versions
 
 
 def fit(
@@ -67,7 +67,7 @@ def fit(
         images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
         model, loaders = build_training(resolved, images)
         engine = use_engine(model.network, resolved.engine, cpu_precision(resolved.precision), device_name)
-        with started_run(path, _manifest(resolved, images, device_name, engine), model) as run:
+        with started_run(path, _manifest(resolved, images, device_name, engine, settings), model) as run:
             talk = terminal.console(quiet=not verbose)
             terminal.announce(talk, run, images, len(loaders[0]))
             if (engine.engine, device_name) == ("native", "cpu") and (late := slowed_by(settings)):
@@ -144,7 +144,7 @@ def _callbacks(recipe: Recipe, run: Run) -> list[Callback]:
     ]
 
 
-def _manifest(recipe: Recipe, data: Data, device: str, engine: EngineChoice) -> dict[str, Any]:
+def _manifest(recipe: Recipe, data: Data, device: str, engine: EngineChoice, settings: list[Setting]) -> dict[str, Any]:
     return {
         "format": 1,
         "recipe": recipe.to_dict(),
@@ -156,8 +156,6 @@ def _manifest(recipe: Recipe, data: Data, device: str, engine: EngineChoice) -> 
         "precision": engine.precision if engine.engine == "onednn" else gpu_precision(recipe.precision, device),
         "versions": versions(),
         "machine": machine(),
-        "settings": {
-            each.name: {"value": each.value, "state": each.state, "why": each.why} for each in process_settings()
-        },
+        "settings": {each.name: {"value": each.value, "state": each.state, "why": each.why} for each in settings},
         "command": sys.argv,
     }
