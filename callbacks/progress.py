@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from callbacks.epoch_logs import EpochLogs, Logs, plain_numbers
 from callbacks.paddle_model import learning_rate
 
-_REFRESH_SECONDS = 0.2
+_REFRESH_SECONDS = 0.5  # drawing the bar takes a millisecond of the step that it falls in
 _ROOM_FOR_A_BAR = 90  # columns
 
 

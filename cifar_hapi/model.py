@@ -59,6 +59,7 @@ class Model(paddle.Model):
         self.optimizer, self.loss = optimizer, loss
         self.metrics = _as_list(metrics or [])
         self.scaler = self._use_scaler()
+        self._parameters = self.network.parameters()
 
     def fit(
         self,
@@ -104,6 +105,28 @@ class Model(paddle.Model):
             calls = self._callback_list(every, epochs=epochs, steps=steps, verbose=verbose, initial_epoch=initial_epoch)
             pace = _Pace(accumulate_grad_batches, num_iters)
             self._fit_epochs((train_loader, eval_loader), calls, range(initial_epoch, epochs), eval_freq, pace)
+
+    def train_batch(self, inputs: Any, labels: Any = None, update: bool = True) -> Any:
+        """As `paddle.Model.train_batch`: losses, and with metrics (losses, metrics); without `update` gradients add up.
+
+        Paddle's walks through all layers twice a step, for `train()` and to clear gradients: 0.7 ms of ResNet-20's 95.
+        Here a network in training mode is left alone, so that layers of it that a callback has set to `eval()` stay so.
+        """
+        first = self._input_info is None  # private: Paddle notes the shapes of the first batch, for `save`
+        if first or self.scaler is not None or self._adapter._nranks > 1:  # private: how many processes train together
+            return super().train_batch(inputs, labels, update)
+        if not self.network.training:
+            self.network.train()
+        outputs = _as_list(self.network(*_tensors(inputs)))
+        targets = _tensors([] if labels is None else labels)
+        losses = _as_list(self.loss(*outputs, *targets))
+        paddle.add_n(losses).backward()
+        if update:
+            self.optimizer.step()
+            for parameter in self._parameters:
+                parameter.clear_gradient()
+        values = [loss.numpy() for loss in losses]
+        return (values, [_updated(metric, outputs, targets) for metric in self.metrics]) if self.metrics else values
 
     def evaluate(
         self,
@@ -292,6 +315,14 @@ def _with_defaults(
     if not any(isinstance(callback, LRScheduler) for callback in every):
         every.append(LRScheduler())
     return every
+
+
+def _tensors(parts: Any) -> list[paddle.Tensor]:
+    return [part if isinstance(part, paddle.Tensor) else paddle.to_tensor(part) for part in _as_list(parts)]
+
+
+def _updated(metric: Any, outputs: list[paddle.Tensor], targets: list[paddle.Tensor]) -> Any:
+    return metric.update(*(np.asarray(part) for part in _as_list(metric.compute(*outputs, *targets))))
 
 
 def _as_list(value: Any) -> list[Any]:

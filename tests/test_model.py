@@ -165,6 +165,29 @@ def test_training_steps_are_those_of_paddle():
         np.testing.assert_array_equal(value, weights[1][name], err_msg=name)
 
 
+@pytest.mark.parametrize("ks", [[], [(1, 2)]], ids=["losses alone", "with metrics"])
+def test_a_batch_gives_what_it_gives_in_paddle(ks):
+    ours, stock = (model(metrics=[TopK(k) for k in ks], cls=cls) for cls in (Model, paddle.Model))
+    for step, (images, labels) in enumerate(batches() * 2):
+        here, there = (each.train_batch([images], [labels[:, None]], update=step % 2 == 1) for each in (ours, stock))
+        np.testing.assert_equal(here, there)
+    for name, value in stock.network.state_dict().items():
+        np.testing.assert_array_equal(ours.network.state_dict()[name], value, name)
+
+
+def test_a_layer_set_to_eval_by_a_callback_stays_so_while_the_rest_trains():
+    made = model()
+    made.train_batch([IMAGES], [LABELS])
+    norm = made.network[1]
+    before = norm._mean.numpy()
+    norm.eval()
+    made.train_batch([IMAGES], [LABELS])
+    np.testing.assert_array_equal(norm._mean, before)
+    made.network.eval()
+    made.train_batch([IMAGES], [LABELS])
+    assert not np.array_equal(norm._mean, before)
+
+
 def test_gradients_accumulate_over_batches_and_the_last_ones_are_used():
     rates = []
 
