@@ -84,13 +84,14 @@ class EpochLogs(Callback):
 
     def _complete(self) -> None:
         if self._epoch is not None:
-            epoch, record = self._epoch, sorted(self._record.items(), key=lambda item: item[0].startswith("eval_"))
-            self._epochs, self._epoch, self._record = epoch + 1, None, {}
-            self.on_epoch_complete(epoch, dict(record))
+            record = sorted(self._record.items(), key=lambda item: item[0].startswith("eval_"))
+            self._epochs = self._epoch + 1
+            self.on_epoch_complete(self._epoch, dict(record))
+            self._epoch, self._record = None, {}
 
 
 def checked(kind: type, values: Any, owner: str) -> Any:
-    """The dataclass `kind` made of `values` that come from a file. Raises ValueError that names `owner` and the field."""
+    """The dataclass `kind` made of `values` that come from a file. Raises ValueError naming `owner` and the field."""
     known = {field.name for field in dataclasses.fields(kind)}
     if not isinstance(values, dict) or values.keys() != known:
         found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
