@@ -1,61 +1,302 @@
-"""Saving weights while a model trains."""
+"""Saving a training as it goes, and going on from there."""
 
 from __future__ import annotations
 
-import math
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from callbacks.checkpoint_folder import CheckpointFolder
+import numpy as np
+from paddle.callbacks import Callback
+
+from callbacks import random_state
+from callbacks.checkpoint_folder import CheckpointError, CheckpointFolder, Saved, Tensors
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import weights
+from callbacks.processes import is_writer
+from callbacks.signals import SignalWatch
+from callbacks.training_state import (
+    ResumePoint,
+    by_name,
+    callback_states,
+    can_begin_within_an_epoch,
+    capture,
+    put_back,
+    put_back_weights,
+    training_state,
+)
+from callbacks.watch import Watch
 
 
 class Checkpoint(EpochLogs):
-    """Weights and batch-norm statistics as safetensors after epochs, the last and the best always among them.
+    """Saves all that a training needs to go on bit for bit, and makes it end well at SIGTERM and Ctrl-C.
 
-    folder: where (see checkpoint_folder.py). every_epochs: how often, and always after the last epoch. keep: how many
-    of the newest remain, besides `best`. monitor, mode: the metric that tells the best, and whether the `max` or `min`
-    of it; None, or epochs without that metric, tell no best. A NaN is never the best.
+    To be given last in the list of callbacks (`cifar_hapi.Model` sees to that).
+
+        checkpoint = Checkpoint("checkpoints", monitor="eval_acc", callbacks=[stopping, history])
+        point = checkpoint.resume(model)            # ResumePoint(epoch=0, ...) where there is nothing yet
+        model.fit(data, val, epochs=20 - point.epoch, callbacks=[stopping, history, checkpoint])
+
+    folder: where (see checkpoint_folder.py). every_epochs, every_steps, every_seconds: how often; after the last epoch
+    always. Steps are batches. keep: how many of the newest remain. monitor, mode: the metric that tells the best, and
+    whether the `max` or `min` of it (`auto` for names it knows); None tells no best. keep_best: how many of the best
+    remain, whatever their age; `best` names the first of them. callbacks: those whose state is to be saved
+    (`state_dict`, `set_state_dict`); under `cifar_hapi.Model` all are.
+
+    A thread writes, one checkpoint at a time; training waits for the copy in memory only. A write that fails is warned
+    of and training goes on; if the last one failed, the training ends with CheckpointError. Of several processes the
+    first one writes.
     """
+
+    acts_last = True
+
+    @dataclass
+    class State:
+        step: int = 0
+        best: list[tuple[float, str]] = field(default_factory=list)
 
     def __init__(
         self,
         folder: str | Path,
-        every_epochs: int = 1,
-        keep: int = 1,
+        every_epochs: int | None = 1,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        keep: int = 3,
+        keep_best: int = 1,
         monitor: str | None = None,
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["auto", "max", "min"] = "auto",
+        callbacks: Sequence[Callback] = (),
     ):
         super().__init__()
-        if every_epochs < 1 or keep < 1 or mode not in ("max", "min"):
-            raise ValueError(f"every_epochs={every_epochs}, keep={keep}, mode={mode!r}: at least 1, 1, and max or min")
+        counts = {"every_epochs": every_epochs, "every_steps": every_steps, "keep": keep, "keep_best": keep_best}
+        wrong = [f"{name} = {count}" for name, count in counts.items() if count is not None and count < 1]
+        if wrong:
+            raise ValueError(f"Checkpoint: {', '.join(wrong)}: must be at least 1")
         self.folder = CheckpointFolder(folder)
-        self.every_epochs, self.keep, self.monitor, self.mode = every_epochs, keep, monitor, mode
+        self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
+        self.keep, self.keep_best = keep, keep_best
+        self.watch = Watch(monitor, mode) if monitor else None
+        self.callbacks = list(callbacks)
+        self._signals, self._thread = SignalWatch(), ThreadPoolExecutor(1, "checkpoint")
+        self._point: ResumePoint | None = None
+        self._random: dict[str, Any] | None = None
+        self._held: Saved | None = None
+        self._epoch_end = ""
+        self._seed = 0
+        self._states: dict[str, dict[str, Any]] = {}
+        self._writing: tuple[str, Future[None]] | None = None
+        self._failed: str | None = None
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._signals.stop()
+        self._settle()
+
+    def resume(self, model: Any) -> ResumePoint:
+        """Put the newest intact checkpoint into `model`, and make the next `fit` go on from there.
+
+        Damaged ones are passed over with a warning. Under a `fit` that can't begin within an epoch, Paddle's own, the
+        newest one at an epoch's end is taken. Without any, nothing changes. Raises CheckpointError for a checkpoint of
+        another network or optimiser.
+        """
+        if is_writer():
+            self.folder.sweep()
+        for name, saved in self.folder.intact():
+            try:
+                if training_state(saved).batch == 0 or can_begin_within_an_epoch(model):
+                    return self._go_on(model, saved)
+            except ValueError as error:
+                raise CheckpointError(f"{self.folder.path / name}: {error}") from None
+        return ResumePoint()
+
+    def roll_back(self) -> str:
+        """Put weights, averages and optimiser state of the newest checkpoint with finite weights back; its name.
+
+        The place in the data, the schedule and the random numbers stay. Raises CheckpointError where there is none.
+        """
+        self._settle()
+        for name, saved in self.folder.intact():
+            if all(np.isfinite(tensor).all() for tensor in (saved.training or saved.weights).values()):
+                put_back_weights(self.model, saved)
+                states = callback_states(saved)
+                for key, callback in by_name(self.callbacks).items():
+                    if hasattr(callback, "saved_weights"):
+                        callback.roll_back(states[key])
+                return name
+        raise CheckpointError(f"{self.folder.path}: no checkpoint with finite weights")
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        super().set_params(params)
+        self.callbacks = [each for each in params.get("callbacks", self.callbacks) if each is not self]
+        states, self._states = self._states, {}
+        for name, callback in by_name(self.callbacks).items():
+            if name in states:
+                try:
+                    callback.set_state_dict(states.pop(name))
+                except ValueError as error:
+                    raise CheckpointError(f"{self.folder.path}: {error}") from None
+        for name in states:
+            warnings.warn(f"the checkpoint has the state of a {name}, which is not among the callbacks", stacklevel=2)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        late = [type(each).__name__ for each in self.callbacks if isinstance(each, EpochLogs) and not each.training]
+        if late:
+            raise ValueError(f"Checkpoint must come after {', '.join(late)} in the list of callbacks")
+        if self._point is None and self.folder.names():
+            raise CheckpointError(
+                f"{self.folder.path}: has checkpoints already; call resume(model) first to go on from them, "
+                "or choose another folder"
+            )
         super().on_train_begin(logs)
-        self.best: float | None = None
-        self._step = 0
+        self._first_batch = self._point.batch if self._point else 0
+        self._seed = self._seed if self._point else random_state.training_seed()
+        self._point, self._failed, self._held = None, None, None
+        self._saved_at, self._due = time.monotonic(), False
+        self._batch, self._began_at, self._random_at_epoch = 0, self.state.step, random_state.capture()
+        self._planned = self._before + (self.params.get("epochs") or 0)
+        if is_writer():
+            self.folder.sweep()
+        self._signals.start()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._batch, self._first_batch = self._first_batch, 0
+        self._random_at_epoch = random_state.capture()
+
+    def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
+        if self._random is not None:  # the first batch after a resume within an epoch
+            random_state.restore(self._random)
+            self._random = None
+        random_state.seed_step(self._seed, self.state.step)
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
-        self._step += 1
+        self.state.step += 1
+        self._batch = step + 1
+        if self._writing and self._writing[1].done():
+            self._settle()
+        self._due = self._due or self._is_due()
+        if self._signals.received is not None:
+            self._save_and_leave(self._captured())
+        elif self._due and self._batch != self.params.get("steps"):  # else at the epoch's end, which comes now
+            self._save(self._captured())
+
+    def on_eval_batch_end(self, step: int, logs: Logs | None = None) -> None:
+        training = self._epoch is not None and can_begin_within_an_epoch(self.model)  # else at the evaluation's end
+        if self._signals.received is not None and training:
+            self._save_and_leave(self._captured())
 
     def on_epoch_complete(self, epoch: int, record: Logs) -> None:
-        last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
-        value = record.get(self.monitor) if self.monitor else None
-        better = self._is_better(value)
-        if not (last or better or (epoch + 1) % self.every_epochs == 0):
-            return
-        state = {"epoch": epoch + 1, "step": self._step, "metrics": record}
-        name = self.folder.write(self._step, weights(self.model), state)
-        self.folder.point("latest", name)
-        if better:
-            self.best = value
-            self.folder.point("best", name)
-        self.folder.prune(self.keep)
+        self._batch, self._record, self._random_at_epoch = 0, record, random_state.capture()
+        self._due = self._note_best(record) or self._due
+        self._due = self._due or (self.every_epochs is not None and (epoch + 1) % self.every_epochs == 0)
+        if self.model.stop_training or epoch + 1 == self._planned:
+            self._held = self._captured(epoch + 1)  # until the training's end: others may exchange the weights then
+        elif self._signals.received is not None:
+            self._save_and_leave(self._captured(epoch + 1))
+        elif self._due:
+            self._save(self._captured(epoch + 1))
 
-    def _is_better(self, value: float | None) -> bool:
-        if value is None or math.isnan(value):
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        super().on_train_end(logs)
+        if self._held or self.state.step > self._began_at:  # else nothing was left to do
+            self._save_end(self._held or self._captured())
+        self._held = None
+        self._signals.stop()
+        if self._signals.received is not None:
+            self._signals.leave()
+
+    def _save_end(self, saved: Saved) -> None:
+        """Save what the training ended with, and the weights that it would go on with if others replaced them."""
+        now = weights(self.model)
+        training = saved.weights if saved.training is None else saved.training
+        final = replace(saved, weights=now, training=None if _equal(now, training) else training)
+        final.state["ended"] = True
+        for _attempt in range(2):
+            self._save(final)
+            self._settle()
+            if not self._failed:
+                break
+        else:
+            raise CheckpointError(f"the end of the training could not be saved: {self._failed}")
+
+    def _go_on(self, model: Any, saved: Saved) -> ResumePoint:
+        state = put_back(model, saved)
+        self._states = callback_states(saved)
+        self.set_state_dict(self._states.pop("Checkpoint", {}))
+        self._seed, self._random = state.seed, state.random if state.batch else None
+        self._point = ResumePoint(state.epoch, state.batch, state.step, state.planned, state.ended)
+        return self._point
+
+    def _captured(self, epochs: int | None = None) -> Saved:
+        """Everything, at present; epochs: how many are complete."""
+        before = self._epochs if self._epoch is None else self._epoch
+        return capture(
+            self.model,
+            {**by_name(self.callbacks), "Checkpoint": self},
+            ResumePoint(before if epochs is None else epochs, self._batch, self.state.step, self._planned),
+            metrics=dict(self._record),
+            seed=self._seed,
+            random_at_epoch=self._random_at_epoch,
+        )
+
+    def _is_due(self) -> bool:
+        if self.every_steps and self.state.step % self.every_steps == 0:
+            return True
+        return self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
+
+    def _note_best(self, record: Logs) -> bool:
+        """Whether the epoch is among the `keep_best`; remembers it then."""
+        value = self.watch.value(record) if self.watch else None
+        if self.watch is None or value is None:
             return False
-        return self.best is None or (value > self.best if self.mode == "max" else value < self.best)
+        ahead = [each for each in self.state.best if not self.watch.better(value, each[0])]
+        behind = self.state.best[len(ahead) :]
+        self.state.best = [*ahead, (value, f"step-{self.state.step:08d}"), *behind][: self.keep_best]
+        return len(ahead) < self.keep_best
+
+    def _save(self, saved: Saved) -> None:
+        self._settle()
+        self._saved_at, self._due = time.monotonic(), False
+        if is_writer():
+            name = f"step-{saved.state['step']:08d}"
+            best = [name for _, name in self.state.best]
+            if saved.state["batch"] == 0 and not can_begin_within_an_epoch(self.model):
+                self._epoch_end = name
+            self._writing = name, self._thread.submit(self._write, saved, best)
+
+    def _write(self, saved: Saved, best: list[str]) -> None:
+        name = self.folder.write(saved.state["step"], saved)
+        self.folder.point("latest", name)
+        if best and best[0] in self.folder.names():
+            self.folder.point("best", best[0])
+        self.folder.prune(self.keep, {*best, self._epoch_end})
+
+    def _settle(self) -> None:
+        """Wait for the checkpoint that is being written, and warn if it could not be."""
+        if self._writing is None:
+            return
+        (name, written), self._writing = self._writing, None
+        try:
+            written.result()
+            self._failed = None
+        except OSError as error:
+            self._failed = f"{self.folder.path / name}: {error.strerror or error}"
+            self.state.best = [each for each in self.state.best if each[1] != name]
+            good = self.folder.names()
+            kept = f"the last good one is {good[-1]}" if good else "there is none yet"
+            warnings.warn(f"checkpoint not saved: {self._failed}; training goes on, {kept}", stacklevel=2)
+
+    def _save_and_leave(self, saved: Saved) -> None:
+        self._save(saved)
+        self._settle()
+        self._signals.leave()
+
+
+def _equal(one: Tensors, other: Tensors) -> bool:
+    return all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)

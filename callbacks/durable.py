@@ -15,7 +15,7 @@ def write_file(path: Path, data: bytes | str) -> None:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide results from one's group
+        Path(name).chmod(0o666 & ~_UMASK)  # mkstemp's 0600 would hide results from one's group
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)  # after the renaming there is none
@@ -33,7 +33,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+_UMASK = _read_umask()  # once: reading it means changing it, for all threads

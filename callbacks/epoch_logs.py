@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from paddle.callbacks import Callback
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 Logs = dict[str, Any]
 
@@ -58,7 +58,8 @@ class EpochLogs(Callback):
         self._epochs, self.state = self._resumed or (0, self.State())
         # Paddle's own fit counts the epochs of a resumed training from 0 again.
         self._before = 0 if "initial_epoch" in self.params else self._epochs
-        self._resumed, self._epoch, self._record = None, None, {}
+        self._resumed, self._epoch = None, None
+        self._record: Logs = {}
         self.training = True
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -96,8 +97,9 @@ def checked(kind: type, values: Any, owner: str) -> Any:
     if not isinstance(values, dict) or values.keys() != known:
         found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"state of {owner}: expected {sorted(known)}, found {found}")
+    with_arrays = type(kind.__name__, (kind,), {"__pydantic_config__": ConfigDict(arbitrary_types_allowed=True)})
     try:
-        return TypeAdapter(kind, config={"arbitrary_types_allowed": True}).validate_python(values)
+        return kind(**vars(TypeAdapter(with_arrays).validate_python(values)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"state of {owner}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None

@@ -6,65 +6,87 @@ import csv
 import io
 import json
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from callbacks.durable import write_file
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import learning_rate
+from callbacks.processes import is_writer
 
 
 class History(EpochLogs):
     """One record an epoch: metrics, rate, time; appended to `path` (JSONL), and as a CSV table beside it.
 
+        model.fit(data, val, epochs=5, callbacks=[History("history.jsonl")])
+
     A record is `{"epoch": 1, "step": 390, "loss": ..., "acc": ..., "eval_loss": ..., "lr": ..., "seconds": ...,
-    "images_per_second": ...}`: epochs count from 1, `step` is the number of updates so far, `lr` the rate of
-    the epoch's last step, `seconds` and `images_per_second` those of the training steps alone.
+    "images_per_second": ...}`: epochs count from 1, `step` is the number of batches so far, `lr` the rate of
+    the epoch's last step, `seconds` that of the training steps alone, and `images_per_second` leaves out the first step
+    of a process, which prepares the others. After a resume the file holds each epoch once.
 
     path: the JSONL file; None keeps the records in memory only (`history.records`).
     """
 
+    @dataclass
+    class State:
+        step: int = 0
+        seconds: float = 0.0  # of the epoch so far
+        timed_images: int = 0
+        timed_seconds: float = 0.0
+        lr: float = 0.0  # of the last step
+        records: list[dict[str, Any]] = field(default_factory=list)
+
     def __init__(self, path: str | Path | None = None):
         super().__init__()
         self.path = Path(path) if path is not None else None
-        self.records: list[dict[str, Any]] = []
+        self.state = self.State()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Those of the present training, or the last one."""
+        return list(self.state.records)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self.records = []
-        self._step = 0
-        if self.path is not None:
+        self._first_step = True
+        if self.path is not None and is_writer():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("", encoding="utf-8")
+            write_file(self.path, "".join(map(_line, self.state.records)))
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        self._images = 0
-        self._begin: float | None = None
-        self._last = 0.0
+        self._last: float | None = None
 
     def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
-        if self._begin is None:  # not at the epoch's begin: other callbacks may be busy with the one before
-            self._begin = time.perf_counter()
-        self._rate = learning_rate(self.model)
+        if self._last is None:  # not at the epoch's begin: other callbacks may be busy with the one before
+            self._last = time.perf_counter()
+        self.state.lr = learning_rate(self.model)
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
-        self._step += 1
-        self._images += int((logs or {}).get("batch_size", 0))
-        self._last = time.perf_counter()
+        now, state = time.perf_counter(), self.state
+        seconds, self._last = now - (self._last or now), now
+        state.step += 1
+        state.seconds += seconds
+        if not self._first_step:
+            state.timed_images += int((logs or {}).get("batch_size", 0))
+            state.timed_seconds += seconds
+        self._first_step = False
 
     def on_epoch_complete(self, epoch: int, record: Logs) -> None:
-        seconds = 0.0 if self._begin is None else self._last - self._begin
+        state = self.state
         timing = {
-            "seconds": round(seconds, 3),
-            "images_per_second": round(self._images / max(seconds, 1e-9), 1),
+            "seconds": round(state.seconds, 3),
+            "images_per_second": round(state.timed_images / max(state.timed_seconds, 1e-9), 1),
         }
-        full = {"epoch": epoch + 1, "step": self._step, **record, "lr": self._rate, **timing}
-        self.records.append(full)
-        if self.path is not None:
+        full = {"epoch": epoch + 1, "step": state.step, **record, "lr": state.lr, **timing}
+        state.records.append(full)
+        state.seconds, state.timed_images, state.timed_seconds = 0.0, 0, 0.0
+        if self.path is not None and is_writer():
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(full) + "\n")
-            write_file(self.path.with_suffix(".csv"), _table(self.records))
+                file.write(_line(full))
+            write_file(self.path.with_suffix(".csv"), _table(state.records))
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
@@ -85,6 +107,10 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: not a record")
         records.append(record)
     return records
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
 
 
 def _table(records: list[dict[str, Any]]) -> str:

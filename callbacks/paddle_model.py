@@ -28,7 +28,7 @@ def scheduler(model: Any) -> Any:
 
 def scaler(model: Any) -> Any:
     """The `paddle.amp.GradScaler` of mixed precision, None without it or before Paddle's first step."""
-    return model._scaler
+    return getattr(model, "_scaler", None)
 
 
 def metrics(model: Any) -> list[Any]:
@@ -60,3 +60,8 @@ def check_shapes(expected: dict[str, tuple[int, ...]], tensors: Tensors, what: s
         )
         more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise ValueError(f"is of another {what}: {first}{more}")
+
+
+def initial_seed() -> int:
+    """What Paddle's generator of the CPU was seeded with last."""
+    return int(paddle.framework.core.default_cpu_generator().initial_seed())

@@ -54,6 +54,9 @@ _data_dir = click.option(
 )
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or gpu:N.")
 _weights = click.option("--weights", type=click.Choice(["latest", "best"]), default="latest", show_default=True)
+_overrides = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -78,13 +81,7 @@ def cli() -> None:
 @click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
 @click.option("--engine", help="auto, native or onednn.")
 @_device
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe; may be repeated.",
-)
+@_overrides
 @_common
 def train(
     recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, quiet: bool, **named: Any
@@ -103,6 +100,35 @@ def train(
     run = fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1)
     if quiet and run.evaluation:
         terminal.headline(terminal.console(), run.evaluation)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--epochs", type=int, help="More than the run was to have extend it.")
+@click.option("--allow-changes", is_flag=True, help="Go on although the recipe or the data are not the run's.")
+@_data_dir
+@_device
+@_overrides
+@_common
+def resume(run: Path, overrides: tuple[str, ...], allow_changes: bool, device: str, quiet: bool, **named: Any) -> None:
+    """Go on with RUN where it was interrupted, bit for bit as if it had not been, and evaluate it.
+
+    \b
+    Example:  cifar-hapi resume runs/resnet20-20260101-120000
+              cifar-hapi resume runs/resnet20-20260101-120000 --epochs 20
+    """
+    from cifar_hapi.run import Run
+
+    changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
+    recipe = Run(run).recipe.with_overrides(changes)
+    prepare_process()
+    from cifar_hapi import terminal
+    from cifar_hapi.training import fit
+
+    verbose = 0 if quiet else 1
+    found = fit(recipe, run_dir=run, device=device, verbose=verbose, resume=True, allow_changes=allow_changes)
+    if quiet and found.evaluation:
+        terminal.headline(terminal.console(), found.evaluation)
 
 
 @cli.command()

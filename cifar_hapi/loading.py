@@ -69,7 +69,7 @@ def checkpoint_step(run: Run, weights: Weights) -> int:
 def _read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
     name = _checkpoint_name(run, weights)
     try:
-        return run.checkpoints.read(name)[0]
+        return run.checkpoints.read(name).weights
     except CheckpointError as error:
         raise RunError(f"run {run.path}: {error}") from None
 

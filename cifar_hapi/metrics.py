@@ -103,6 +103,31 @@ class Calibration(Metric):
         return float(np.abs(self._correct - self._confidence).sum() / max(self._count.sum(), 1))
 
 
+def counts(metric: Metric) -> dict[str, Any]:
+    """What a metric has counted since its reset, as JSON: its attributes that are numbers, lists of them, or arrays."""
+    plain = {name: _plain(value) for name, value in vars(metric).items()}
+    return {name: value for name, value in plain.items() if isinstance(value, int | float | list)}
+
+
+def set_counts(metric: Metric, values: Any) -> None:
+    """Put back what `counts` gave. Raises ValueError for what another kind of metric gave."""
+    if not isinstance(values, dict) or values.keys() != counts(metric).keys():
+        raise ValueError(f"the running metric is not a {type(metric).__name__}")
+    for name, value in values.items():
+        now = getattr(metric, name)
+        setattr(metric, name, np.array(value, now.dtype).reshape(now.shape) if isinstance(now, np.ndarray) else value)
+
+
+def _plain(value: Any) -> Any:
+    return (
+        value.tolist()
+        if isinstance(value, np.ndarray | np.generic)
+        else np.asarray(value).tolist()
+        if isinstance(value, list)
+        else value
+    )
+
+
 def label_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The place of each label among its row's logits, int [N]: 0 is the highest; C for a row with a NaN."""
     own = logits[np.arange(len(labels)), labels][:, None]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from paddle.hapi.callbacks import (
 from paddle.io import DataLoader, Dataset, DistributedBatchSampler
 
 from callbacks import Progress
+from cifar_hapi.metrics import counts, set_counts
 from cifar_hapi.mixed_precision import GradScaler
 
 Logs = dict[str, Any]
@@ -43,6 +46,8 @@ class Model(paddle.Model):
     loss: Any = None
     metrics: Sequence[Any] = ()
     scaler: Any = None
+    _counting_on = False
+    _after_training: dict[str, Any] | None = None
 
     def prepare(
         self,
@@ -60,6 +65,7 @@ class Model(paddle.Model):
         self.metrics = _as_list(metrics or [])
         self.scaler = self._use_scaler()
         self._parameters = self.network.parameters()
+        self._mean = _MeanLoss()
 
     def fit(
         self,
@@ -79,8 +85,9 @@ class Model(paddle.Model):
         accumulate_grad_batches: int = 1,
         num_iters: int | None = None,
         initial_epoch: int = 0,
+        initial_step: int = 0,
     ) -> None:
-        """Train from epoch `initial_epoch` (counted from 0) until `epochs` are complete.
+        """Train from batch `initial_step` of epoch `initial_epoch` (both counted from 0) until `epochs` are complete.
 
         Arguments as in `paddle.Model.fit`. Data is a `paddle.io.Dataset` or any iterable of batches; `num_iters` ends
         training after that many steps; `verbose`: 0 prints nothing, 1 and 2 show `callbacks.Progress`, which has a
@@ -95,15 +102,16 @@ class Model(paddle.Model):
         if steps == 0:
             raise ValueError("fit(): train_data has no batch; is it empty, or smaller than a batch and drop_last set?")
         if num_iters is not None and steps:
-            epochs = initial_epoch + math.ceil(num_iters / steps)
+            epochs = initial_epoch + math.ceil((initial_step + num_iters) / steps)
         every = _with_defaults(callbacks, verbose, save_dir, save_freq)
         self.stop_training = False
         with contextlib.ExitStack() as stack:
             for callback in every:
                 if isinstance(callback, contextlib.AbstractContextManager):
                     stack.enter_context(callback)
-            calls = self._callback_list(every, epochs=epochs, steps=steps, verbose=verbose, initial_epoch=initial_epoch)
-            pace = _Pace(accumulate_grad_batches, num_iters)
+            first = {"initial_epoch": initial_epoch, "initial_step": initial_step}
+            calls = self._callback_list(every, epochs=epochs, steps=steps, verbose=verbose, **first)
+            pace = _Pace(accumulate_grad_batches, num_iters, initial_step)
             self._fit_epochs((train_loader, eval_loader), calls, range(initial_epoch, epochs), eval_freq, pace)
 
     def train_batch(self, inputs: Any, labels: Any = None, update: bool = True) -> Any:
@@ -172,10 +180,11 @@ class Model(paddle.Model):
         (train_loader, eval_loader), logs = loaders, {}
         calls.on_begin("train", {})
         for epoch in epochs:
-            if hasattr(train_loader, "set_epoch"):
-                train_loader.set_epoch(epoch)
             calls.on_epoch_begin(epoch, {})
-            logs = self._train_epoch(train_loader, calls, pace)
+            first_step, pace.first_step = pace.first_step, 0
+            logs = self._train_epoch(
+                _begun(train_loader, epoch, first_step), first_step, _steps(train_loader), calls, pace
+            )
             last = epoch == epochs[-1] or self.stop_training
             if eval_loader is not None and (last or (epoch + 1) % eval_freq == 0):
                 logs |= {f"eval_{name}": value for name, value in self._evaluate(eval_loader, calls).items()}
@@ -184,50 +193,79 @@ class Model(paddle.Model):
                 break
         calls.on_end("train", dict(logs))
 
-    def _train_epoch(self, loader: Any, calls: CallbackList, pace: _Pace) -> Logs:
-        steps, logs, mean = _steps(loader), {}, _MeanLoss()
-        self._reset(training=True)
-        for step, batch in enumerate(loader):
+    def _train_epoch(
+        self, batches: Iterable[Any], first_step: int, steps: int | None, calls: CallbackList, pace: _Pace
+    ) -> Logs:
+        self._begin_metrics(training=True)
+        for step, batch in enumerate(batches, first_step):
             calls.on_batch_begin("train", step, {})
             inputs, labels = self._inputs_and_labels(batch)
             size, result = len(inputs[0]), self.train_batch(inputs, labels, update=pace.updates(step, steps))
-            logs = self._metrics_now(mean, result, size)
-            calls.on_batch_end("train", step, {**logs, "batch_loss": mean.last, "step": step, "batch_size": size})
+            self._count_loss(result, size)
+            loss = {"batch_loss": self._mean.last, "step": step, "batch_size": size}
+            calls.on_batch_end("train", step, {**self._metrics_now(), **loss})
             if pace.ends():
                 self.stop_training = True
                 break
-        return logs
+        self._after_training = self.running_metrics()
+        return self._metrics_now()
 
     def _evaluate(self, loader: Any, calls: CallbackList, num_iters: int | None = None) -> Logs:
-        pace, logs, mean = _Pace(num_iters=num_iters), {}, _MeanLoss()
+        pace = _Pace(num_iters=num_iters)
         calls.on_begin("eval", {"steps": _steps(loader, num_iters), "metrics": self._metric_names()})
-        self._reset(training=False)
+        self._begin_metrics(training=False)
         for step, batch in enumerate(loader):
             calls.on_batch_begin("eval", step, {})
             inputs, labels = self._inputs_and_labels(batch)
             size, result = len(inputs[0]), self.eval_batch(inputs, labels)
-            logs = self._metrics_now(mean, result, size)
-            calls.on_batch_end("eval", step, {**logs, "step": step, "batch_size": size})
+            self._count_loss(result, size)
+            calls.on_batch_end("eval", step, {**self._metrics_now(), "step": step, "batch_size": size})
             if pace.ends():
                 break
+        logs = self._metrics_now()
         calls.on_end("eval", dict(logs))
         return logs
 
-    def _metrics_now(self, mean: _MeanLoss, result: Any, size: int) -> Logs:
-        """The mean loss and the accumulated metrics after a batch whose `train_batch` or `eval_batch` gave `result`."""
-        logs: Logs = {}
+    def running_metrics(self) -> dict[str, Any]:
+        """The mean loss and the metrics of the epoch's training so far, as JSON: what `set_running_metrics` takes."""
+        if self._after_training is not None:  # an evaluation counts with the same metrics now
+            return self._after_training
+        return {"loss": self._mean.state_dict(), "metrics": [counts(metric) for metric in self.metrics]}
+
+    def set_running_metrics(self, state: dict[str, Any]) -> None:
+        """Make the next epoch's training count on from `state`. Raises ValueError for a state of other metrics."""
+        if not isinstance(state.get("metrics"), list) or len(state["metrics"]) != len(self.metrics):
+            raise ValueError("the running metrics are of other metrics")
+        self._begin_metrics(training=True)
+        self._mean.set_state_dict(state.get("loss"))
+        for metric, values in zip(self.metrics, state["metrics"], strict=True):
+            set_counts(metric, values)
+        self._counting_on = True
+
+    def _begin_metrics(self, training: bool) -> None:
+        if training and self._counting_on:
+            self._counting_on = False
+        else:
+            self._mean = _MeanLoss()
+            for metric in self.metrics:
+                metric.reset()
+        if training:
+            self._after_training = None
+        if isinstance(self.loss, paddle.nn.Layer):
+            self.loss.train() if training else self.loss.eval()
+
+    def _count_loss(self, result: Any, size: int) -> None:
+        """Add the loss of a batch whose `train_batch` or `eval_batch` gave `result`."""
         if self.loss:
             losses = result[0] if self.metrics else result
-            logs["loss"] = mean.add(float(np.sum([np.sum(loss) for loss in losses])), size)
+            self._mean.add(float(np.sum([np.sum(loss) for loss in losses])), size)
+
+    def _metrics_now(self) -> Logs:
+        """The mean loss and the accumulated metrics."""
+        logs: Logs = {"loss": self._mean.value} if self.loss and self._mean.value is not None else {}
         for metric in self.metrics:
             logs.update(zip(_as_list(metric.name()), _as_list(metric.accumulate()), strict=True))
         return logs
-
-    def _reset(self, training: bool) -> None:
-        for metric in self.metrics:
-            metric.reset()
-        if isinstance(self.loss, paddle.nn.Layer):
-            self.loss.train() if training else self.loss.eval()
 
     def _use_scaler(self) -> Any:
         """The scaler that Paddle would make at the first step, made now so that its state can be loaded before."""
@@ -247,30 +285,42 @@ class Model(paddle.Model):
     def _callback_list(self, callbacks: list[Callback], **params: Any) -> CallbackList:
         calls = CallbackList(callbacks)
         calls.set_model(self)
-        calls.set_params({"metrics": self._metric_names(), "evaluates_within_epoch": True, **params})
+        about = {"metrics": self._metric_names(), "callbacks": callbacks, "evaluates_within_epoch": True}
+        calls.set_params({**about, **params})
         return calls
 
 
 class _MeanLoss:
-    """The mean over images of losses that are means over batches."""
+    """The mean over images of losses that are means over batches; `value` is None before the first."""
 
     def __init__(self) -> None:
         self.last, self._sum, self._count = 0.0, 0.0, 0
 
-    def add(self, loss: float, size: int) -> float:
+    def add(self, loss: float, size: int) -> None:
         self.last = loss
         self._sum += loss * size
         self._count += size
-        return self._sum / self._count
+
+    @property
+    def value(self) -> float | None:
+        return self._sum / self._count if self._count else None
+
+    def state_dict(self) -> list[float]:
+        return [self.last, self._sum, self._count]
+
+    def set_state_dict(self, state: Any) -> None:
+        if not isinstance(state, list) or len(state) != 3 or not all(isinstance(each, int | float) for each in state):
+            raise ValueError(f"the running loss is {state!r}: not three numbers")
+        self.last, self._sum, self._count = float(state[0]), float(state[1]), int(state[2])
 
 
 class _Pace:
-    """When gradients become an update, and when the last step is taken."""
+    """At which step training begins, when gradients become an update, and when the last step is taken."""
 
-    def __init__(self, accumulate: int = 1, num_iters: int | None = None):
+    def __init__(self, accumulate: int = 1, num_iters: int | None = None, first_step: int = 0):
         if num_iters is not None and num_iters < 1:
             raise ValueError(f"num_iters = {num_iters}: must be at least 1")
-        self._accumulate, self._left = accumulate, num_iters
+        self._accumulate, self._left, self.first_step = accumulate, num_iters, first_step
 
     def updates(self, step: int, steps: int | None) -> bool:
         """Whether this step of an epoch of `steps` ends in an update: every n-th does, and the last one always."""
@@ -288,6 +338,18 @@ def _loader(data: Any, batch_size: int, num_workers: int, shuffle: bool = False,
         return data
     sampler = DistributedBatchSampler(data, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last)
     return DataLoader(data, batch_sampler=sampler, num_workers=num_workers, return_list=True)
+
+
+def _begun(loader: Any, epoch: int, first_step: int) -> Iterable[Any]:
+    """The batches of an epoch from `first_step` on, the loader told which epoch it is where it asks for that."""
+    for each in (loader, getattr(loader, "batch_sampler", None)):
+        set_epoch = getattr(each, "set_epoch", None)
+        if set_epoch is not None:
+            if "first_step" in inspect.signature(set_epoch).parameters:
+                set_epoch(epoch, first_step)
+                return iter(loader)
+            set_epoch(epoch)
+    return itertools.islice(loader, first_step, None)
 
 
 def _steps(loader: Any, num_iters: int | None = None) -> int | None:
@@ -313,8 +375,18 @@ def _with_defaults(
         if isinstance(callback, EarlyStopping):
             callback.save_dir = save_dir
     if not any(isinstance(callback, LRScheduler) for callback in every):
-        every.append(LRScheduler())
-    return every
+        every.insert(0, LRScheduler())
+    return _in_order(every)
+
+
+def _in_order(callbacks: list[Callback]) -> list[Callback]:
+    """One that saves the states of others (`acts_last`) after all that have a state; else as they were."""
+    places, saver_seen = [], False
+    for callback in callbacks:
+        saves = getattr(callback, "acts_last", False)
+        saver_seen = saver_seen or saves
+        places.append(1 if saves else 2 if saver_seen and not hasattr(callback, "state_dict") else 0)
+    return [callback for _, callback in sorted(zip(places, callbacks, strict=True), key=lambda pair: pair[0])]
 
 
 def _tensors(parts: Any) -> list[paddle.Tensor]:

@@ -37,6 +37,7 @@ Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
 DataFormat = Literal["NCHW", "NHWC"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Metric = Literal["eval_acc", "eval_loss", "acc", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -119,12 +120,36 @@ class ScheduleRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class CheckpointRecipe:
-    """When weights are saved, and by which metric the best are told; without a validation split there are no best."""
+    """When all is saved, and by which metric the best are told; without a validation split there are no best."""
 
     every_epochs: Count = 1
+    every_steps: Count | None = None
+    every_seconds: Positive | None = None
     keep: Count = 1
-    monitor: Literal["eval_acc", "eval_loss", "acc", "loss"] = "eval_acc"
-    mode: Literal["max", "min"] = "max"
+    keep_best: Count = 1
+    monitor: Metric = "eval_acc"
+    mode: Literal["auto", "max", "min"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EarlyStoppingRecipe:
+    """When to stop before the last epoch: `patience` epochs without a `monitor` better by `min_delta`."""
+
+    monitor: Metric = "eval_loss"
+    mode: Literal["auto", "max", "min"] = "auto"
+    patience: Annotated[int, Field(ge=0)] = 5
+    min_delta: NotNegative = 0.0
+    baseline: float | None = None
+    start_epoch: Annotated[int, Field(ge=0)] = 0
+    restore_best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AveragingRecipe:
+    """The weights' exponential moving average, which is evaluated and saved in their place."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    warm_up: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -147,6 +172,8 @@ class Recipe:
     optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = Field(default_factory=ScheduleRecipe)
     checkpoint: CheckpointRecipe = Field(default_factory=CheckpointRecipe)
+    early_stopping: EarlyStoppingRecipe | None = None
+    averaging: AveragingRecipe | None = None
 
     @staticmethod
     def load(source: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -231,6 +258,12 @@ class Recipe:
         return self
 
 
+def differing_keys(one: Recipe, other: Recipe) -> list[str]:
+    """The dotted keys in which two recipes differ."""
+    flat = [_flat(recipe.to_dict()) for recipe in (one, other)]
+    return [key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)]
+
+
 def recipe_names() -> list[str]:
     """The names of the built-in recipes."""
     return sorted(file.name.removesuffix(".toml") for file in _builtin().iterdir() if file.name.endswith(".toml"))
@@ -274,6 +307,12 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    pairs = [(f"{prefix}{key}", value) for key, value in values.items()]
+    nested = [_flat(value, f"{key}.") if isinstance(value, dict) else {key: value} for key, value in pairs]
+    return {key: value for part in nested for key, value in part.items()}
+
+
 def _builtin() -> Any:
     return resources.files(__package__) / "recipes"
 
@@ -296,7 +335,7 @@ def _overridden(values: dict[str, Any], path: list[str], value: Any, key: str) -
     first, *rest = path
     if not rest:
         return {**values, first: value}
-    inner = values.get(first, {})
+    inner = {} if values.get(first) is None else values[first]
     if not isinstance(inner, dict):
         raise RecipeError(f"override {key}: {first} is a value, not a section")
     return {**values, first: _overridden(inner, rest, value, key)}
@@ -332,4 +371,6 @@ _SECTIONS: dict[str, Any] = {
     "optimizer": OptimizerRecipe,
     "schedule": ScheduleRecipe,
     "checkpoint": CheckpointRecipe,
+    "early_stopping": EarlyStoppingRecipe,
+    "averaging": AveragingRecipe,
 }

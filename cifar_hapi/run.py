@@ -75,8 +75,9 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "running", "finished", "interrupted" or "failed"."""
-        return str(self.manifest.get("status"))
+        """ "running", "finished", "interrupted" or "failed"; a run whose process was killed is "interrupted"."""
+        told = str(self.manifest.get("status"))
+        return "interrupted" if told == "running" and not self._is_held() else told
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -97,6 +98,14 @@ class Run:
     def checkpoints(self) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints")
 
+    def _is_held(self) -> bool:
+        """Whether a process, this one perhaps, is writing to the run."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
     def update(self, **changes: Any) -> None:
         """Change keys of run.json, on disk too."""
         self.manifest.update(changes)
@@ -112,24 +121,43 @@ def started_run(path: Path, manifest: dict[str, Any], model: Any = None) -> Iter
 
     Raises RunError where there is a run already, another process is at it, or nothing can be written.
     """
-    begin = time.perf_counter()
     with _held(path):
         free_run_path(path)
         write_file(path / "run.json", _json({"status": "running", "started": now(), **manifest}))
-        run = Run(path, model)
-
-        def end(status: str, **more: str) -> None:
-            run.update(status=status, ended=now(), seconds=round(time.perf_counter() - begin, 1), **more)
-
-        try:
+        with _told(Run(path, model)) as run:
             yield run
-        except KeyboardInterrupt:
-            end("interrupted")
-            raise
-        except BaseException as error:
-            end("failed", error=f"{type(error).__name__}: {error}")
-            raise
-        end("finished")
+
+
+@contextmanager
+def resumed_run(path: Path, manifest: dict[str, Any], model: Any = None) -> Iterator[Run]:
+    """The run at `path`, going on; run.json keeps when and with what it began. Raises RunError as `started_run`."""
+    with _held(path):
+        run = Run(path, model)
+        before = {key: run.manifest.get(key) for key in ("versions", "machine", "engine", "precision", "command")}
+        earlier = [*run.manifest.get("earlier", []), {**before, "ended": run.manifest.get("ended")}]
+        run.update(**manifest, status="running", resumed=now(), earlier=earlier)
+        with _told(run):
+            yield run
+
+
+@contextmanager
+def _told(run: Run) -> Iterator[Run]:
+    """Write into run.json how what happens inside ends."""
+    begin, before = time.perf_counter(), float(run.manifest.get("seconds", 0))
+
+    def end(status: str, **more: str) -> None:
+        run.update(status=status, ended=now(), seconds=round(before + time.perf_counter() - begin, 1), **more)
+
+    try:
+        yield run
+    except (KeyboardInterrupt, SystemExit):
+        end("interrupted")
+        raise
+    except BaseException as error:
+        end("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    run.manifest.pop("error", None)
+    end("finished")
 
 
 def free_run_path(path: str | Path) -> Path:

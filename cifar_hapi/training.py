@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,24 +11,34 @@ from typing import Any
 
 import paddle
 from paddle.callbacks import Callback
+from rich.console import Console
 
-from callbacks import Checkpoint, History, Progress, TerminateOnNaN
+from callbacks import (
+    Checkpoint,
+    CheckpointError,
+    EarlyStopping,
+    ExponentialMovingAverage,
+    History,
+    Progress,
+    TerminateOnNaN,
+)
 from cifar_hapi import terminal
 from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.engine import EngineChoice, use_engine
-from cifar_hapi.errors import RecipeError
+from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.evaluation import record_evaluation
-from cifar_hapi.loading import build_declared_network, check_declared_network
+from cifar_hapi.loading import build_declared_network, check_declared_network, load
 from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
 from cifar_hapi.mixed_precision import cpu_precision, gpu_precision, use_mixed_precision
 from cifar_hapi.model import Model
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe, overrides_by_key
-from cifar_hapi.run import Run, free_run_path, new_run_path, started_run
+from cifar_hapi.resuming import begun_run, check_same_data, is_complete
+from cifar_hapi.run import Run, free_run_path, new_run_path, resumed_run, started_run
 from cifar_hapi.runtime import Setting, apply_settings, machine, paddle_session, slowed_by, versions
 
 
@@ -43,6 +54,8 @@ def fit(
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
     verbose: int = 1,
+    resume: bool = False,
+    allow_changes: bool = False,
     **overrides: Any,
 ) -> Run:
     """Train what `recipe` says and evaluate the outcome on the whole test set.
@@ -52,36 +65,49 @@ def fit(
     new directory, by default `runs/<recipe>-<time>`. device: "auto", "cpu", "gpu" or "gpu:N". callbacks: further
     `paddle.callbacks.Callback`s. verbose: 0 prints nothing.
 
-    Nothing is chosen by the test set: the final weights are the last ones, the `best` those of the validation split.
+    resume: go on with the run in `run_dir`, if there is one: on the same machine it ends bit for bit as if it had never
+    stopped. More `epochs` extend it. Other changes of the recipe or the data need allow_changes.
+
+    Nothing is chosen by the test set: the final weights are the last ones (with early stopping's `restore_best`, the
+    best by the validation split), the `best` those of the validation split.
 
     Returns the Run, with `run.model` the trained model, ready to go on. Raises RecipeError, DataError, RunError, and
-    `callbacks.NonFiniteLoss` when the loss is no number any more. After Ctrl-C the run is marked "interrupted".
+    `callbacks.NonFiniteLoss` when the loss is no number any more. After Ctrl-C or SIGTERM the run is saved and marked
+    "interrupted".
     """
     named = overrides_by_key(epochs=epochs, batch_size=batch_size, seed=seed, data=data, data_dir=data_dir)
     changes = named | overrides
     resolved = recipe.with_overrides(changes) if isinstance(recipe, Recipe) else Recipe.load(recipe, changes)
     check_declared_network(resolved.network)
-    path = new_run_path(resolved.name) if run_dir is None else free_run_path(run_dir)
+    talk = terminal.console(quiet=not verbose)
+    earlier = begun_run(run_dir, resolved, allow_changes) if resume else None
+    if earlier and is_complete(earlier, resolved):
+        talk.print(f"run {earlier.path} is complete: {len(earlier.history)} epochs; more --epochs would extend it")
+        earlier.model = load(earlier)
+        return earlier
+    path = new_run_path(resolved.name) if run_dir is None else Path(run_dir) if earlier else free_run_path(run_dir)
     settings = apply_settings()
     with paddle_session(device, resolved.seed) as device_name:
         images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
+        if earlier and not allow_changes:
+            check_same_data(earlier, images)
         model, loaders = build_training(resolved, images)
         engine = use_engine(model.network, resolved.engine, cpu_precision(resolved.precision), device_name)
-        with started_run(path, _manifest(resolved, images, device_name, engine, settings), model) as run:
-            talk = terminal.console(quiet=not verbose)
+        manifest = _manifest(resolved, images, device_name, engine, settings)
+        with (resumed_run if earlier else started_run)(path, manifest, model) as run:
             terminal.announce(talk, run, images, len(loaders[0]))
             if (engine.engine, device_name) == ("native", "cpu") and (late := slowed_by(settings)):
                 talk.print(late)
             shown = [Progress(console=talk)] if verbose else []
-            model.fit(
-                *loaders,
-                epochs=resolved.epochs,
-                eval_freq=resolved.eval_every_epochs,
-                verbose=0,
-                callbacks=[*_callbacks(resolved, run), *callbacks, *shown],  # what is shown is on disk
-            )
+            _train(run, resolved, loaders, [*callbacks, *shown], talk)  # what is shown last is on disk
             found = record_evaluation(
-                run, model.network, images.test, weights="latest", data=images.name, note=images.note, verbose=verbose
+                run,
+                run.model.network,
+                images.test,
+                weights="latest",
+                data=images.name,
+                note=images.note,
+                verbose=verbose,
             )
             run.update(result={key: found[key] for key in ("images", "loss", "top1", "top5", "step")})
     terminal.summarise(talk, run)
@@ -135,13 +161,57 @@ def _training_loader(loader: Callable[..., BatchLoader], recipe: Recipe, data: D
     )
 
 
-def _callbacks(recipe: Recipe, run: Run) -> list[Callback]:
+def _train(
+    run: Run,
+    recipe: Recipe,
+    loaders: tuple[BatchLoader, BatchLoader | None],
+    callbacks: Sequence[Callback],
+    talk: Console,
+) -> None:
+    """Train `run.model` from its newest checkpoint, if there is one, to the end."""
     saving = recipe.checkpoint
-    return [
-        TerminateOnNaN(),
-        History(run.path / "history.jsonl"),
-        Checkpoint(run.checkpoints.path, saving.every_epochs, saving.keep, saving.monitor, saving.mode),
-    ]
+    checkpoint = Checkpoint(
+        run.checkpoints.path,
+        every_epochs=saving.every_epochs,
+        every_steps=saving.every_steps,
+        every_seconds=saving.every_seconds,
+        keep=saving.keep,
+        keep_best=saving.keep_best,
+        monitor=saving.monitor,
+        mode=saving.mode,
+    )
+    try:
+        point = checkpoint.resume(run.model)
+        if point.ended and point.planned == recipe.epochs:  # what was left is the evaluation
+            run.model = load(run)
+            return
+        if point.step:
+            talk.print(f"{'resumed':9}after step {point.step}: epoch {point.epoch + 1}, step {point.batch + 1} is next")
+            schedule = run.model.optimizer._learning_rate  # private: its rate may follow another plan from here on
+            schedule.step(schedule.last_epoch)
+        every = [*_declared_callbacks(recipe, run), checkpoint, *callbacks]
+        run.model.fit(
+            *loaders,
+            epochs=recipe.epochs,
+            eval_freq=recipe.eval_every_epochs,
+            verbose=0,
+            callbacks=every,
+            initial_epoch=point.epoch,
+            initial_step=point.batch,
+        )
+    except CheckpointError as error:
+        raise RunError(f"run {run.path}: {error}") from None
+    reasons = [reason for callback in every if (reason := getattr(callback, "reason", None))]
+    run.update(stopped=reasons[0] if reasons else None)
+
+
+def _declared_callbacks(recipe: Recipe, run: Run) -> list[Callback]:
+    callbacks = [TerminateOnNaN(), History(run.path / "history.jsonl")]
+    if recipe.averaging:
+        callbacks.insert(0, ExponentialMovingAverage(recipe.averaging.decay, recipe.averaging.warm_up))
+    if recipe.early_stopping:
+        callbacks.append(EarlyStopping(**dataclasses.asdict(recipe.early_stopping)))
+    return callbacks
 
 
 def _manifest(recipe: Recipe, data: Data, device: str, engine: EngineChoice, settings: list[Setting]) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""The callbacks alone, on a paddle.Model that is not ours: LeNet on images of noise. A few seconds on a CPU."""
+"""The callbacks alone, on a paddle.Model that is not ours: LeNet on images of noise. A few seconds on a CPU.
+
+Stop it with Ctrl-C, or kill it, and start it again: it goes on at the epoch where it was.
+"""
 
 import numpy as np
 import paddle
 
-from callbacks import Checkpoint, CheckpointFolder, History, Progress, TerminateOnNaN
+from callbacks import Checkpoint, EarlyStopping, ExponentialMovingAverage, History, Progress, TerminateOnNaN
+
+EPOCHS = 4
 
 
 class Noise(paddle.io.Dataset):
@@ -22,19 +27,23 @@ if __name__ == "__main__":
         paddle.nn.CrossEntropyLoss(),
         paddle.metric.Accuracy(),
     )
-    model.fit(
-        Noise(),
-        Noise(),
-        batch_size=32,
-        epochs=2,
-        verbose=0,
-        callbacks=[
-            TerminateOnNaN(),
-            History("lenet/history.jsonl"),
-            Checkpoint("lenet/checkpoints", monitor="eval_acc"),
-            Progress(),
-        ],
-    )
-    checkpoints = CheckpointFolder("lenet/checkpoints")
-    weights, state = checkpoints.read(checkpoints.labelled("best"))
-    print(state["epoch"], state["metrics"], sorted(weights)[:2])
+    callbacks = [
+        TerminateOnNaN(),
+        ExponentialMovingAverage(0.9),
+        EarlyStopping("eval_loss", patience=3, restore_best=True),
+        History("lenet/history.jsonl"),
+        Progress(),
+    ]
+    checkpoint = Checkpoint("lenet/checkpoints", monitor="eval_acc", callbacks=callbacks)
+    point = checkpoint.resume(model)
+    if not point.ended:
+        model.fit(
+            Noise(),
+            Noise(),
+            batch_size=32,
+            epochs=EPOCHS - point.epoch,
+            verbose=0,
+            callbacks=[*callbacks, checkpoint],
+        )
+    best = checkpoint.folder.read(checkpoint.folder.labelled("best"))
+    print(best.state["epoch"], best.state["metrics"], sorted(best.weights)[:2])

@@ -74,7 +74,7 @@ def test_the_figures_agree_with_each_other_and_with_predict(run, recorded, small
 def test_the_best_weights_are_asked_for_by_name(run, recorded):
     found = evaluate(run, weights="best")
     assert (found["weights"], recorded["weights"]) == ("best", "latest")
-    assert found["step"] == run.checkpoints.read(run.checkpoints.labelled("best"))[1]["step"]
+    assert found["step"] == run.checkpoints.read(run.checkpoints.labelled("best")).state["step"]
 
 
 def test_another_test_set_is_refused_unless_asked_for(run, tmp_path):

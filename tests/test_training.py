@@ -41,9 +41,8 @@ def test_the_run_directory_holds_what_the_design_says(run):
     names = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     steps = {record["step"] for record in run.history}
     folders = {f"checkpoints/step-{step:08d}" for step in steps}
-    parts = {
-        f"{folder}/{part}" for folder in folders for part in ("weights.safetensors", "state.json", "MANIFEST.json")
-    }
+    each = ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
+    parts = {f"{folder}/{part}" for folder in folders for part in each}
     others = {"run.json", "history.jsonl", "history.csv", "evaluation.json", "checkpoints/latest", "checkpoints/best"}
     assert names - {".lock"} == parts | others
 
@@ -87,7 +86,7 @@ def test_the_model_is_ready_to_go_on(run):
 def test_saved_weights_are_those_of_the_model(run):
     assert_same(weights_of(load(run)), weights_of(run.model))
     best = max(run.history, key=lambda record: record["eval_acc"])
-    assert run.checkpoints.read(run.checkpoints.labelled("best"))[1]["epoch"] == best["epoch"]
+    assert run.checkpoints.read(run.checkpoints.labelled("best")).state["epoch"] == best["epoch"]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(small_cifar, tmp_path, run):

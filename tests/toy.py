@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
+from callbacks import CheckpointFolder, read_history
 from cifar_hapi.model import Model
 
 _RNG = np.random.default_rng(0)
@@ -41,3 +42,34 @@ def drive(callback, records, epochs=None):
         callback.on_train_batch_end(0, {"loss": record.get("loss", 1.0), "step": 0, "batch_size": 1})
         callback.on_epoch_end(epoch, dict(record))
     callback.on_train_end({})
+
+
+def same_training(one, other):
+    """What differs between the newest checkpoints of two trainings, but for times; the history files are in it, too."""
+    folders = [CheckpointFolder(each) for each in (one, other)]
+    first, second = (folder.read(folder.names()[-1]) for folder in folders)
+    differing = [folders[0].names()[-1]] if folders[0].names()[-1] != folders[1].names()[-1] else []
+    for part in ("weights", "training", "optimizer", "callbacks"):
+        here, there = (getattr(each, part) or {} for each in (first, second))
+        differing += [name for name in {**here, **there} if not _same_bits(here.get(name), there.get(name))]
+    states, files = ([timeless(each.state) for each in (first, second)], [_history(each) for each in (one, other)])
+    differing += [key for key in states[0] if states[0][key] != states[1].get(key)]
+    return differing + (["history.jsonl"] if files[0] != files[1] else [])
+
+
+def _same_bits(one, other):
+    return one is not None and other is not None and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+
+
+def timeless(value):
+    """A state or a history without its times."""
+    if isinstance(value, dict):
+        return {
+            key: timeless(each) for key, each in value.items() if "second" not in key and not key.startswith("timed")
+        }
+    return [timeless(each) for each in value] if isinstance(value, list) else value
+
+
+def _history(folder):
+    file = folder / "history.jsonl"
+    return timeless(read_history(file)) if file.exists() else None

@@ -1,0 +1,45 @@
+"""Ending a training at the next step when the process is told to go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_SAID = b"\nsaving after this step; once more ends it at once\n"
+
+
+class SignalWatch:
+    """Notes the first SIGTERM or Ctrl-C instead of dying of it; the next one does what it did before.
+
+    In a thread other than the main one, and for signals that the process ignores, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def start(self) -> None:
+        self.received = None
+        if threading.current_thread() is threading.main_thread():
+            for number in _ENDING:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._previous[number] = signal.signal(number, self._note)
+
+    def stop(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def leave(self) -> None:
+        """End the process as the signal would have: KeyboardInterrupt, or SystemExit(143) for SIGTERM."""
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + (self.received or 0))
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self.stop()
+        os.write(2, _SAID)

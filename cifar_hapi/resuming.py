@@ -1,0 +1,58 @@
+"""Whether a run can go on, and as what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifar_hapi.data.sources import Data
+from cifar_hapi.errors import DataError, RecipeError, RunError
+from cifar_hapi.recipe import Recipe, differing_keys
+from cifar_hapi.run import Run
+
+_FREE = {"epochs", "name", "description", "data.dir"}  # a resume may change them: they say how long and from where
+
+
+def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = False) -> Run | None:
+    """The run at `path` that `recipe` can go on with; None where there is none yet.
+
+    Raises RunError, with the keys, for a run of another recipe unless changes are allowed, and RecipeError for fewer
+    epochs than the run has behind it.
+    """
+    if path is None:
+        raise RecipeError("resume needs run_dir: which run is to go on?")
+    if not (Path(path) / "run.json").exists():
+        return None
+    run = Run(path)
+    before, now = run.recipe.to_dict(), recipe.to_dict()
+    differing = [key for key in differing_keys(run.recipe, recipe) if key not in _FREE]
+    if differing and not allow_changes:
+        changes = ", ".join(f"{key} ({_value(before, key)!r}, now {_value(now, key)!r})" for key in differing)
+        raise RunError(
+            f"run {path}: its recipe was another: {changes}; --allow-changes (allow_changes=True) goes on so"
+        )
+    done = len(run.history)
+    if recipe.epochs < done:
+        raise RecipeError(f"epochs = {recipe.epochs}: run {path} has {done} behind it; ask for more")
+    return run
+
+
+def is_complete(run: Run, recipe: Recipe) -> bool:
+    """Whether nothing is left to do of `recipe`."""
+    return run.status == "finished" and recipe.epochs == run.recipe.epochs
+
+
+def check_same_data(run: Run, data: Data) -> None:
+    """Raise DataError unless `data` are the images that the run has seen."""
+    recorded, found = run.data.parts, data.identity().parts
+    differing = [part for part in {**recorded, **found} if recorded.get(part) != found.get(part)]
+    if differing:
+        raise DataError(
+            f"{data.source}: not the data of run {run.path} ({', '.join(differing)} differ); "
+            "--allow-changes (allow_changes=True) goes on with it"
+        )
+
+
+def _value(values: dict[str, object], key: str) -> object:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None  # type: ignore[assignment]
+    return values

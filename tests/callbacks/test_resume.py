@@ -1,0 +1,221 @@
+"""Going on where a training stopped: the same bits, or a clear word why not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+
+import numpy as np
+import paddle
+import pytest
+from paddle.callbacks import Callback
+from toy import batches, same_training, toy_model
+
+from callbacks import Checkpoint, CheckpointError, EarlyStopping, ExponentialMovingAverage, History
+
+SCHEDULES = {
+    "constant": lambda: 0.1,
+    "cosine": lambda: paddle.optimizer.lr.CosineAnnealingDecay(0.1, 12),
+    "warm-up": lambda: paddle.optimizer.lr.LinearWarmup(paddle.optimizer.lr.StepDecay(0.1, 4), 3, 0.0, 0.1),
+}
+OPTIMIZERS = {
+    "momentum": lambda rate, parameters: paddle.optimizer.Momentum(rate, parameters=parameters, weight_decay=1e-3),
+    "adamw": lambda rate, parameters: paddle.optimizer.AdamW(rate, parameters=parameters),
+}
+
+
+class Stop(Callback):
+    """Ends the process's training, as a crash would, after so many steps."""
+
+    acts_last = True
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, step, logs=None):
+        self.left = self.left and self.left - 1
+        if self.left == 0:
+            raise ConnectionError("crash")
+
+
+def train(folder, stop_after=None, stock=False, epochs=4, optimizer="momentum", schedule="cosine", **options):
+    """Go on with the training in `folder`, or begin it; crash after `stop_after` steps."""
+    model = toy_model(stock)
+    rate = SCHEDULES[schedule]()
+    model.prepare(
+        OPTIMIZERS[optimizer](rate, model.parameters()), paddle.nn.CrossEntropyLoss(), paddle.metric.Accuracy()
+    )
+    others = [
+        ExponentialMovingAverage(0.9),
+        History(folder / "history.jsonl"),
+        EarlyStopping("eval_loss", patience=2, restore_best=True),
+    ]
+    checkpoint = Checkpoint(folder, **{"every_steps": 1, "monitor": "eval_acc", "callbacks": others, **options})
+    point = checkpoint.resume(model)
+    place = {"epochs": epochs - point.epoch}
+    if not stock:
+        place = {"epochs": epochs, "initial_epoch": point.epoch, "initial_step": point.batch}
+    try:
+        model.fit(batches(), batches(), verbose=0, callbacks=[*others, checkpoint, Stop(stop_after)], **place)
+    except ConnectionError:
+        checkpoint.__exit__()
+    return point
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_resumed_training_ends_with_the_bits_of_one_that_never_stopped(tmp_path, optimizer, schedule, steps):
+    train(tmp_path / "whole", optimizer=optimizer, schedule=schedule)
+    for _again in range(3):
+        train(tmp_path / "cut", steps, optimizer=optimizer, schedule=schedule)
+    train(tmp_path / "cut", optimizer=optimizer, schedule=schedule)
+    assert same_training(tmp_path / "whole", tmp_path / "cut") == []
+    assert train(tmp_path / "cut", optimizer=optimizer, schedule=schedule).ended
+    assert same_training(tmp_path / "whole", tmp_path / "cut") == []
+
+
+@pytest.mark.parametrize("steps", [4, 5, 7])
+def test_under_paddles_own_fit_it_goes_on_at_the_begin_of_an_epoch(tmp_path, steps):
+    train(tmp_path / "whole", stock=True)
+    train(tmp_path / "cut", steps, stock=True)
+    point = train(tmp_path / "cut", stock=True)
+    assert point.batch == 0 and point.epoch == steps // 3 - (steps % 3 == 0)
+    assert same_training(tmp_path / "whole", tmp_path / "cut") == []
+
+
+class Noise(paddle.io.Dataset):
+    """Shuffled by the loader, varied by NumPy's and Python's global generators."""
+
+    def __len__(self):
+        return 23
+
+    def __getitem__(self, place):
+        image = np.full(4, place, "float32") + np.random.rand(4).astype("float32") + random.random()
+        return image, np.array([place % 3])
+
+
+def test_global_random_numbers_of_the_data_go_on_too(tmp_path):
+    def run(folder, stop_after=None):
+        random.seed(1), np.random.seed(1)
+        model = toy_model()
+        loader = paddle.io.DataLoader(Noise(), batch_size=8, shuffle=True)
+        checkpoint = Checkpoint(folder, every_steps=1)
+        point = checkpoint.resume(model)
+        place = {"initial_epoch": point.epoch, "initial_step": point.batch}
+        try:
+            model.fit(loader, epochs=3, verbose=0, callbacks=[checkpoint, Stop(stop_after)], **place)
+        except ConnectionError:
+            checkpoint.__exit__()
+
+    run(tmp_path / "whole")
+    for steps in (2, 3):
+        run(tmp_path / "cut", steps)
+    run(tmp_path / "cut")
+    assert same_training(tmp_path / "whole", tmp_path / "cut") == []
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_its_name(tmp_path):
+    train(tmp_path, 7)
+    newest = sorted(tmp_path.glob("step-*"))[-1]
+    (newest / "optimizer.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"{newest.name}.*damaged.*older"):
+        assert train(tmp_path).step == 6
+
+
+def test_another_network_or_optimizer_is_told_with_names_and_shapes(tmp_path):
+    train(tmp_path, 3)
+    model = toy_model()
+    model.network[0] = paddle.nn.Linear(4, 9)
+    with pytest.raises(CheckpointError, match=r"0\.weight: \[4, 8\], here \[4, 9\].*0\.bias"):
+        Checkpoint(tmp_path).resume(model)
+    with pytest.raises(CheckpointError, match="another optimizer: Momentum, here AdamW"):
+        train(tmp_path, optimizer="adamw")
+
+
+def test_a_folder_of_another_training_is_not_mixed_with_a_new_one(tmp_path):
+    train(tmp_path, 3)
+    with pytest.raises(CheckpointError, match="has checkpoints already"):
+        toy_model().fit(batches(), epochs=1, verbose=0, callbacks=[Checkpoint(tmp_path)])
+
+
+def test_nothing_to_resume_is_a_training_from_the_begin(tmp_path):
+    point = Checkpoint(tmp_path / "none").resume(toy_model())
+    assert (point.epoch, point.batch, point.step, point.ended) == (0, 0, 0, False)
+
+
+def test_checkpoint_must_be_the_last_of_the_list_under_paddles_own_fit(tmp_path):
+    history = History()
+    checkpoint = Checkpoint(tmp_path, callbacks=[history])
+    with pytest.raises(ValueError, match="must come after History"):
+        toy_model(stock=True).fit(batches(), epochs=1, verbose=0, callbacks=[checkpoint, history])
+    toy_model().fit(batches(), epochs=1, verbose=0, callbacks=[checkpoint, history])
+
+
+class Signal(Callback):
+    """Sends this process a signal in the second step, or in the first evaluation."""
+
+    def __init__(self, number, during="train"):
+        super().__init__()
+        self.number, self.during = number, during
+
+    def on_train_batch_begin(self, step, logs=None):
+        if self.during == "train" and step == 1:
+            os.kill(os.getpid(), self.number)
+
+    def on_eval_batch_begin(self, step, logs=None):
+        if self.during == "eval" and step == 1:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize("during", ["train", "eval"])
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("stock", [False, True], ids=["cifar_hapi.Model", "paddle.Model"])
+def test_a_signal_saves_after_the_step_and_ends(tmp_path, number, error, during, stock):
+    before = signal.getsignal(number)
+    checkpoint = Checkpoint(tmp_path)
+    with pytest.raises(error) as raised:
+        toy_model(stock).fit(batches(), batches(), verbose=0, callbacks=[Signal(number, during), checkpoint])
+    assert error is KeyboardInterrupt or raised.value.code == 143
+    state = checkpoint.folder.read(checkpoint.folder.labelled("latest")).state
+    assert (state["epoch"], state["batch"]) == ((0, 2) if during == "train" else (1, 0) if stock else (0, 3))
+    assert signal.getsignal(number) == before
+
+
+def test_a_write_that_fails_is_warned_of_and_training_goes_on(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path, keep=9)
+    write, failing = checkpoint.folder.write, {3, 9}
+
+    def write_or_fail(step, saved):
+        if step in failing:
+            raise OSError(28, "No space left on device")
+        return write(step, saved)
+
+    monkeypatch.setattr(checkpoint.folder, "write", write_or_fail)
+    with pytest.warns(UserWarning, match="step-00000009: No space left on device; training goes on, the last good one"):
+        toy_model().fit(batches(), epochs=5, verbose=0, callbacks=[checkpoint])
+    assert checkpoint.folder.names() == [f"step-{step:08d}" for step in (6, 12, 15)]
+
+
+def test_an_end_that_cannot_be_saved_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with (
+        pytest.warns(UserWarning, match="there is none yet"),
+        pytest.raises(CheckpointError, match="could not be saved"),
+    ):
+        toy_model().fit(batches(), epochs=2, verbose=0, callbacks=[Checkpoint(tmp_path / "file")])
+
+
+def test_rolling_back_brings_weights_and_optimizer_of_the_newest_finite_checkpoint(tmp_path):
+    model, checkpoint = toy_model(), Checkpoint(tmp_path, keep=9)
+    model.fit(batches(), epochs=2, verbose=0, callbacks=[checkpoint])
+    kept = checkpoint.folder.read("step-00000003")
+    broken = checkpoint.folder.read("step-00000006")
+    broken.weights["0.weight"] = broken.weights["0.weight"] * np.float32("nan")
+    checkpoint.folder.write(6, broken)
+    assert checkpoint.roll_back() == "step-00000003"
+    for name, tensor in model.network.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), kept.weights[name])

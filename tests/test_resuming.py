@@ -1,0 +1,171 @@
+"""Runs that are interrupted and go on: by fit(resume=True), by the command line, after a kill and after a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from paddle.callbacks import Callback
+from small_training import small_fit, write_small_cifar
+from test_cli import TINY_ARGUMENTS, program
+from toy import same_training
+
+from cifar_hapi import DataError, RecipeError, Run, RunError
+from cifar_hapi.cli import run_command
+
+AVERAGED = {"averaging.decay": 0.9, "early_stopping.patience": 1, "early_stopping.restore_best": True}
+OPTIMIZERS = {
+    "momentum": {},
+    "adamw": {"optimizer.name": "adamw", "optimizer.lr": 0.01, "optimizer.nesterov": False},
+}
+
+
+class Crash(Callback):
+    """Fails in a step, counted from 1 over all epochs."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    def on_train_batch_end(self, step, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise ConnectionError("crash")
+
+
+def crashed(small_cifar, path, step, **options):
+    with pytest.raises(ConnectionError):
+        small_fit(small_cifar, path, callbacks=[Crash(step)], **options)
+    return Run(path)
+
+
+def assert_same_run(one, other):
+    assert same_training(one.path / "checkpoints", other.path / "checkpoints") == []
+    timeless = [
+        [{k: v for k, v in record.items() if "second" not in k} for record in run.history] for run in (one, other)
+    ]
+    assert timeless[0] == timeless[1]
+    results = [{key: value for key, value in run.evaluation.items() if key != "when"} for run in (one, other)]
+    assert results[0] == results[1]
+    assert one.status == other.status == "finished" and one.manifest["result"] == other.manifest["result"]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("more", [{}, AVERAGED], ids=["plain", "averaged and stopped early"])
+def test_a_run_that_crashed_twice_ends_as_one_that_did_not(small_cifar, tmp_path, optimizer, more):
+    options = {"epochs": 4, "checkpoint.every_steps": 2, **OPTIMIZERS[optimizer], **more}
+    whole = small_fit(small_cifar, tmp_path / "whole", **options)
+    assert crashed(small_cifar, tmp_path / "run", 4, **options).status == "failed"
+    crashed(small_cifar, tmp_path / "run", 3, resume=True, **options)
+    run = small_fit(small_cifar, tmp_path / "run", resume=True, **options)
+    assert_same_run(whole, run)
+    assert len(run.manifest["earlier"]) == 2 and "error" not in run.manifest
+
+
+def test_resume_begins_a_run_where_there_is_none(small_cifar, tmp_path):
+    run = small_fit(small_cifar, tmp_path / "run", resume=True, epochs=1)
+    assert run.status == "finished" and len(run.history) == 1
+    with pytest.raises(RecipeError, match="resume needs run_dir"):
+        small_fit(small_cifar, None, resume=True)
+
+
+def test_a_complete_run_says_so_and_more_epochs_extend_it(small_cifar, tmp_path, capsys):
+    first = small_fit(small_cifar, tmp_path / "run", epochs=1)
+    again = small_fit(small_cifar, tmp_path / "run", epochs=1, resume=True, verbose=1)
+    assert f"run {first.path} is complete: 1 epochs" in capsys.readouterr().out
+    assert again.manifest == first.manifest and again.model is not None
+    longer = small_fit(small_cifar, tmp_path / "run", epochs=3, resume=True)
+    assert [record["epoch"] for record in longer.history] == [1, 2, 3] and longer.recipe.epochs == 3
+    with pytest.raises(RecipeError, match=r"epochs = 2: run .* has 3 behind it"):
+        small_fit(small_cifar, tmp_path / "run", epochs=2, resume=True)
+
+
+def test_another_recipe_is_refused_with_its_keys_unless_allowed(small_cifar, tmp_path):
+    small_fit(small_cifar, tmp_path / "run", epochs=1)
+    changes = {"optimizer.lr": 0.123, "augment.flip": "none"}
+    with pytest.raises(RunError, match=r"augment\.flip \('random', now 'none'\), optimizer\.lr \(.*, now 0\.123\)"):
+        small_fit(small_cifar, tmp_path / "run", epochs=2, resume=True, **changes)
+    run = small_fit(small_cifar, tmp_path / "run", epochs=2, resume=True, allow_changes=True, **changes)
+    assert run.recipe.optimizer.lr == 0.123 and len(run.history) == 2
+
+
+def test_other_data_is_refused(small_cifar, tmp_path):
+    small_fit(small_cifar, tmp_path / "run", epochs=1)
+    write_small_cifar(tmp_path / "other", seed=5)
+    with pytest.raises(DataError, match=r"not the data of run .*train.* differ"):
+        small_fit(tmp_path / "other", tmp_path / "run", epochs=2, resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_an_error_of_one_line(small_cifar, tmp_path):
+    small_fit(small_cifar, tmp_path / "run", epochs=1)
+    with pytest.raises(RunError, match=r"is of another network: .*here \[.*; and \d+ more"):
+        small_fit(small_cifar, tmp_path / "run", epochs=2, resume=True, allow_changes=True, **{"network.width": 4})
+
+
+def started(folder, small_cifar):
+    """`cifar-hapi train` in a process of its own, in its second epoch."""
+    options = [
+        "--data",
+        "cifar10",
+        "--data-dir",
+        small_cifar,
+        "--epochs",
+        "60",
+        "--batch-size",
+        "50",
+        "--run-dir",
+        folder,
+    ]
+    process = program("train", "quick", *options, *TINY_ARGUMENTS)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if (folder / "history.jsonl").exists() and (folder / "history.jsonl").read_text():
+            return process
+        time.sleep(0.02)
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_in_a_checkpoint_and_an_interrupted_run(small_cifar, tmp_path, number, code):
+    process = started(tmp_path / "run", small_cifar)
+    begin = time.monotonic()
+    process.send_signal(number)
+    output = "".join(process.communicate(timeout=60))
+    assert process.returncode == code and time.monotonic() - begin < 10, output
+    assert "saving after this step" in output and "Traceback" not in output
+    run = Run(tmp_path / "run")
+    assert run.status == "interrupted"
+    saved = run.checkpoints.read(run.checkpoints.labelled("latest"))
+    assert saved.state["step"] >= run.history[-1]["step"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_a_killed_run_is_interrupted_and_the_command_resumes_it(small_cifar, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cifar_hapi.cli.prepare_process", lambda: None)  # Paddle is loaded already
+    process = started(tmp_path / "run", small_cifar)
+    assert Run(tmp_path / "run").status == "running"
+    assert run_command(["resume", str(tmp_path / "run")]) == 4
+    assert "another process is writing to it" in capsys.readouterr().err
+    process.kill()
+    process.communicate()
+    assert Run(tmp_path / "run").status == "interrupted"
+    done = len(Run(tmp_path / "run").history)
+    assert run_command(["resume", str(tmp_path / "run"), "--epochs", str(done + 1), "--allow-changes"]) == 0
+    output = capsys.readouterr().out
+    assert "resumed" in output and "after step" in output
+    assert len(Run(tmp_path / "run").history) == done + 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_trainings_killed_at_random_moments_end_with_the_bits_of_one_that_was_not():
+    command = [sys.executable, "-W", "ignore", "-m", "tests.killed_training", "--kills", "5"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [json.loads(line)["kills"] >= 5 for line in done.stdout.splitlines()] == [True, True]
