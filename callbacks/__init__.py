@@ -5,8 +5,12 @@ from callbacks.checkpoint_folder import CheckpointError, CheckpointFolder
 from callbacks.early_stopping import EarlyStopping
 from callbacks.exponential_moving_average import ExponentialMovingAverage
 from callbacks.history import History, read_history
+from callbacks.lambda_callback import LambdaCallback
+from callbacks.learning_rate_logger import LearningRateLogger
 from callbacks.progress import Progress
+from callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
 from callbacks.terminate_on_nan import NonFiniteLoss, TerminateOnNaN
+from callbacks.time_limit import TimeLimit
 from callbacks.watch import UnknownMetric
 
 __all__ = [
@@ -16,9 +20,13 @@ __all__ = [
     "EarlyStopping",
     "ExponentialMovingAverage",
     "History",
+    "LambdaCallback",
+    "LearningRateLogger",
     "NonFiniteLoss",
     "Progress",
+    "ReduceLROnPlateau",
     "TerminateOnNaN",
+    "TimeLimit",
     "UnknownMetric",
     "read_history",
 ]

@@ -44,6 +44,39 @@ def drive(callback, records, epochs=None):
     callback.on_train_end({})
 
 
+def play(callback, records, stock=False, model=None, first=0, on_epoch=None):
+    """Give `callback` epochs with these `records` until it stops training, as either Model does; how many it saw.
+
+    Metrics that begin with eval_ come from an evaluation; an epoch without any has none.
+    """
+    model = model or toy_model(stock)
+    model.stop_training = False
+    callback.set_model(model)
+    resumed = {} if stock else {"initial_epoch": first, "evaluates_within_epoch": True}
+    callback.set_params({"epochs": len(records), "steps": 1, "metrics": ["loss"], **resumed})
+    callback.on_train_begin({})
+    for epoch, record in enumerate(records):
+        place = epoch if stock else first + epoch
+        trained = {key: value for key, value in record.items() if not key.startswith("eval_")}
+        evaluated = {key.removeprefix("eval_"): value for key, value in record.items() if key.startswith("eval_")}
+        callback.on_epoch_begin(place, {})
+        callback.on_train_batch_begin(0, {})
+        if on_epoch:
+            on_epoch(model, place)
+        callback.on_train_batch_end(0, {"loss": [1.0], "step": 0, "batch_size": 1})
+        if stock:
+            callback.on_epoch_end(place, trained)
+        if evaluated:
+            callback.on_eval_begin({})
+            callback.on_eval_end(evaluated)
+        if not stock:
+            callback.on_epoch_end(place, dict(record))
+        if model.stop_training:
+            break
+    callback.on_train_end({})
+    return epoch + 1
+
+
 def same_training(one, other):
     """What differs between the newest checkpoints of two trainings, but for times; the history files are in it, too."""
     folders = [CheckpointFolder(each) for each in (one, other)]

@@ -42,6 +42,34 @@ def test_auto_takes_the_lowest_precision_that_is_allowed_and_native(monkeypatch,
     assert accelerated(net)
 
 
+@needs_onednn
+@pytest.mark.parametrize(
+    ("engine", "allowed", "device", "reason"),
+    [
+        ("auto", "bfloat16", "cpu", "this CPU does not compute bfloat16 natively"),
+        ("onednn", "float16", "cpu", "oneDNN is used in float32 and bfloat16, not in float16"),
+        ("native", "bfloat16", "cpu", "Paddle's own kernels compute in float32 on a CPU"),
+        ("native", "float16", "cpu", "Paddle's own kernels compute in float32 on a CPU"),
+        ("auto", "float32", "cpu", None),
+        ("native", "float32", "cpu", None),
+        ("auto", "bfloat16", "gpu:0", None),  # where Paddle casts
+    ],
+)
+def test_a_lower_precision_that_is_allowed_and_not_used_has_a_reason(monkeypatch, engine, allowed, device, reason):
+    monkeypatch.setattr(onednn, "native_bfloat16", lambda: False)
+    found = use_engine(network(), engine, allowed, device)
+    assert found.precision == "float32" and found.why.partition("; ")[2] == (reason or "")
+
+
+@needs_onednn
+def test_bfloat16_that_fails_the_self_check_is_the_reason_for_float32(monkeypatch):
+    monkeypatch.setattr(onednn, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(choice, "disagreement", lambda dtype: "a wrong sum" if dtype == "bfloat16" else None)
+    found = use_engine(network(), "auto", "bfloat16", "cpu")
+    assert (found.engine, found.precision) == ("onednn", "float32")
+    assert found.why.endswith("; bfloat16 failed the self-check: a wrong sum")
+
+
 def test_native_is_native():
     net = network()
     assert use_engine(net, "native", "bfloat16", "cpu").engine == "native" and not accelerated(net)

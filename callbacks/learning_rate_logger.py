@@ -1,0 +1,65 @@
+"""Learning rate and throughput among the metrics."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from callbacks.epoch_logs import EpochLogs, Logs
+from callbacks.paddle_model import learning_rate
+
+
+class LearningRateLogger(EpochLogs):
+    """Adds `lr`, the rate that a step took, and `images_per_second` of the epoch so far to the logs.
+
+        model.fit(data, epochs=2, callbacks=[LearningRateLogger(), paddle.callbacks.VisualDL("logs")])
+
+    Callbacks after it in the list see them in each step and epoch. The rate of images is that of the training steps
+    alone, where the logs tell the size of a batch.
+    """
+
+    @dataclass
+    class State:
+        images: int = 0  # of the epoch so far
+        seconds: float = 0.0
+        lr: float = 0.0  # of the last step
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._last: float | None = None
+
+    def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
+        self.state.lr = learning_rate(self.model)
+        if self._last is None:
+            self._last = time.perf_counter()
+
+    def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
+        now, state = time.perf_counter(), self.state
+        state.images += int((logs or {}).get("batch_size", 0))
+        state.seconds += now - (self._last or now)
+        self._last = now
+        self._add(logs)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self._add(logs)
+        self.state.images, self.state.seconds = 0, 0.0
+        super().on_epoch_end(epoch, logs)
+
+    def on_eval_batch_begin(self, step: int, logs: Logs | None = None) -> None:
+        _remove(logs)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        super().on_train_end(logs)
+        _remove(logs)
+
+    def _add(self, logs: Logs | None) -> None:
+        if logs is not None:
+            logs["lr"] = self.state.lr
+            if self.state.images:
+                logs["images_per_second"] = round(self.state.images / max(self.state.seconds, 1e-9), 1)
+
+
+def _remove(logs: Logs | None) -> None:
+    """Paddle's own fit has one dictionary for all epochs, evaluations and models: what is put in there stays."""
+    for name in ("lr", "images_per_second"):
+        (logs or {}).pop(name, None)
