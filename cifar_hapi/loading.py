@@ -10,40 +10,46 @@ import numpy as np
 import paddle
 
 from callbacks import CheckpointError
-from cifar_hapi.engine import use_engine
+from cifar_hapi.engine import EngineChoice, use_engine
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import TopK
-from cifar_hapi.mixed_precision import cpu_precision, use_mixed_precision
+from cifar_hapi.mixed_precision import gpu_precision, use_mixed_precision
 from cifar_hapi.model import Model
 from cifar_hapi.networks import build_network, check_network
-from cifar_hapi.recipe import DataFormat, NetworkRecipe
+from cifar_hapi.recipe import DataFormat, NetworkRecipe, Recipe
 from cifar_hapi.run import Run
 from cifar_hapi.runtime import apply_settings
 
 Weights = Literal["latest", "best"]
 
 
-def load(run: Run | str | Path, weights: Weights = "latest") -> Model:
+def load(run: Run | str | Path, weights: Weights = "latest", engine: str | None = None) -> Model:
     """The model of a run with its `latest` or `best` weights, prepared for `evaluate` and `predict`.
 
-    Raises RunError when the run has no such weights, or they are damaged or of another network.
+    engine: "auto", "native" or "onednn"; the recipe's if absent. Raises RunError when the run has no such weights, or
+    they are damaged or of another network, and RecipeError for an engine that cannot be had.
     """
+    return load_with_engine(run, weights, engine)[0]
+
+
+def load_with_engine(run: Run | str | Path, weights: Weights, engine: str | None) -> tuple[Model, EngineChoice]:
+    """As `load`, and which engine it became."""
     run = run if isinstance(run, Run) else Run(run)
+    recipe = run.recipe.with_overrides({} if engine is None else {"engine": engine})
     apply_settings()
     tensors, device = _read_weights(run, weights), str(paddle.get_device())
-    recipe = run.recipe
     try:
         network = build_declared_network(recipe.network, len(run.data.class_names), recipe.data_format(device))
     except RecipeError as error:
         raise RunError(f"run {run.path}: {error}") from None
     _set_weights(network, tensors, str(run.path))
-    use_engine(network, recipe.engine, cpu_precision(recipe.precision), device)
+    choice = use_declared_engine(network, recipe, device)
     use_mixed_precision(network, recipe.precision, device)
     network.eval()
     model = Model(network)
     model.prepare(loss=CrossEntropy(), metrics=[TopK()])
-    return model
+    return model, choice
 
 
 def build_declared_network(
@@ -59,6 +65,16 @@ def build_declared_network(
 def check_declared_network(recipe: NetworkRecipe) -> None:
     """Raise RecipeError if no such network can be built, before time is spent on data."""
     check_network(**_declared(recipe, 10))
+
+
+def use_declared_engine(network: paddle.nn.Layer, recipe: Recipe, device: str) -> EngineChoice:
+    """Make `network` run on the engine that `recipe` names; on a GPU its precision is that of `use_mixed_precision`."""
+    choice = use_engine(network, recipe.engine, recipe.precision, device)
+    if not device.startswith("gpu"):
+        return choice
+    precision = gpu_precision(recipe.precision, device)
+    unused = "" if precision == recipe.precision else f"; this GPU does not compute in {recipe.precision}"
+    return EngineChoice(choice.engine, precision, choice.why + unused)
 
 
 def checkpoint_step(run: Run, weights: Weights) -> int:

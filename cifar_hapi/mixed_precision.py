@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import paddle
 
@@ -17,11 +17,6 @@ def gpu_precision(allowed: Precision, device: str) -> Precision:
         return "float32"
     capability = tuple(paddle.device.cuda.get_device_capability(device))
     return allowed if capability >= _CAPABILITY[allowed] else "float32"
-
-
-def cpu_precision(allowed: Precision) -> Literal["float32", "bfloat16"]:
-    """What an engine on a CPU may compute in: no CPU engine knows float16, and bfloat16 is less precise than that."""
-    return "bfloat16" if allowed == "bfloat16" else "float32"
 
 
 def use_mixed_precision(network: paddle.nn.Layer, allowed: Precision, device: str) -> Precision:

@@ -27,13 +27,13 @@ from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
-from cifar_hapi.engine import EngineChoice, use_engine
+from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.evaluation import record_evaluation
-from cifar_hapi.loading import build_declared_network, check_declared_network, load
+from cifar_hapi.loading import build_declared_network, check_declared_network, load, use_declared_engine
 from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
-from cifar_hapi.mixed_precision import cpu_precision, gpu_precision, use_mixed_precision
+from cifar_hapi.mixed_precision import use_mixed_precision
 from cifar_hapi.model import Model
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe, overrides_by_key
@@ -92,7 +92,7 @@ def fit(
         if earlier and not allow_changes:
             check_same_data(earlier, images)
         model, loaders = build_training(resolved, images)
-        engine = use_engine(model.network, resolved.engine, cpu_precision(resolved.precision), device_name)
+        engine = use_declared_engine(model.network, resolved, device_name)
         manifest = _manifest(resolved, images, device_name, engine, settings)
         with (resumed_run if earlier else started_run)(path, manifest, model) as run:
             terminal.announce(talk, run, images, len(loaders[0]))
@@ -223,7 +223,7 @@ def _manifest(recipe: Recipe, data: Data, device: str, engine: EngineChoice, set
         "device": device,
         "engine": engine.engine,
         "engine_reason": engine.why,
-        "precision": engine.precision if engine.engine == "onednn" else gpu_precision(recipe.precision, device),
+        "precision": engine.precision,
         "versions": versions(),
         "machine": machine(),
         "settings": {each.name: {"value": each.value, "state": each.state, "why": each.why} for each in settings},

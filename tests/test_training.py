@@ -69,6 +69,13 @@ def test_run_json_says_what_was_trained_on_what_and_where(run):
     assert (manifest["engine"], manifest["precision"]) == engine_and_precision_of_this_machine()
 
 
+def test_that_bfloat16_is_not_used_is_said_before_training_and_in_run_json(small_cifar, tmp_path, capsys):
+    run = small_fit(small_cifar, tmp_path / "run", epochs=1, verbose=1, engine="native", precision="bfloat16")
+    reason = "as the recipe says; Paddle's own kernels compute in float32 on a CPU"
+    assert f"engine   native ({reason}), float32, on cpu" in capsys.readouterr().out
+    assert (run.manifest["engine_reason"], run.manifest["precision"]) == (reason, "float32")
+
+
 def test_history_has_a_line_an_epoch_with_validation(run):
     assert [record["epoch"] for record in run.history] == [1, 2]
     assert all(0 <= record["eval_acc"] <= 1 and record["eval_loss"] > 0 for record in run.history)

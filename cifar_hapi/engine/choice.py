@@ -42,27 +42,28 @@ def onednn_availability(device: str = "cpu") -> Availability:
         return Availability(False, str(error))
     if different:
         return Availability(False, f"oneDNN {version} failed the self-check: {different}")
-    bfloat16 = onednn.native_bfloat16() and disagreement("bfloat16") is None
-    return Availability(True, f"oneDNN {version}", bfloat16)
+    return Availability(True, f"oneDNN {version}", native_bfloat16=not _why_no_bfloat16())
 
 
 def use_engine(network: Any, engine: str, precision: str, device: str) -> EngineChoice:
     """Make `network` run on `engine`: native, onednn, or `auto`, which is onednn where that is possible.
 
-    precision: the lowest that is allowed. bfloat16 is used where the CPU computes it natively. Raises RecipeError,
-    naming what is missing, for an engine that is asked for by name and cannot be had.
+    precision: the lowest that is allowed, "float32", "bfloat16" or "float16". bfloat16 is used where the CPU computes
+    it natively, float16 never. Raises RecipeError, naming what is missing, for an engine that is asked for by name
+    and cannot be had.
     """
     execution.restore(network)
     if engine == "native":
-        return EngineChoice("native", "float32", "as the recipe says")
+        return EngineChoice("native", "float32", "as the recipe says" + _unused("native", precision, device))
     found = onednn_availability(device)
     dtype: onednn.Dtype = "bfloat16" if precision == "bfloat16" and found.native_bfloat16 else "float32"
     if found.usable and execution.accelerate(network, dtype):
-        return EngineChoice("onednn", dtype, found.why)
+        unused = "" if dtype == precision else _unused("onednn", precision, device)
+        return EngineChoice("onednn", dtype, found.why + unused)
     why = "no layer of this network is one that the oneDNN engine knows" if found.usable else found.why
     if engine == "onednn":
         raise RecipeError(f"engine = 'onednn': {why}")
-    return EngineChoice("native", "float32", why)
+    return EngineChoice("native", "float32", why + _unused("native", precision, device))
 
 
 def accelerate(network: paddle.nn.Layer, precision: str = "float32") -> EngineChoice:
@@ -84,3 +85,22 @@ def accelerate(network: paddle.nn.Layer, precision: str = "float32") -> EngineCh
         raise RecipeError(f"precision {precision!r}: expected 'float32' or 'bfloat16'")
     apply_settings()
     return use_engine(network, "auto", precision, str(paddle.get_device()))
+
+
+def _unused(engine: str, allowed: str, device: str) -> str:
+    """Why `engine` is in float32 although less is allowed; "" if it isn't, or on a GPU, where Paddle casts."""
+    if allowed == "float32" or not device.startswith("cpu"):
+        return ""
+    if engine == "native":
+        return "; Paddle's own kernels compute in float32 on a CPU"
+    if allowed == "float16":
+        return "; oneDNN is used in float32 and bfloat16, not in float16"
+    return f"; {_why_no_bfloat16()}"
+
+
+def _why_no_bfloat16() -> str:
+    """Why oneDNN is not used in bfloat16 on this CPU; "" where it can be."""
+    if not onednn.native_bfloat16():
+        return "this CPU does not compute bfloat16 natively"
+    different = disagreement("bfloat16")
+    return f"bfloat16 failed the self-check: {different}" if different else ""
