@@ -76,11 +76,16 @@ def accelerate(network: paddle.nn.Layer, precision: str = "float32") -> EngineCh
     it must depend on nothing else.
 
     A forward pass has one backward pass, without gradients of gradients; `paddle.grad` with respect to some of what
-    has a gradient fails in Paddle (freeze the others, or use `backward`); and `paddle.jit` needs `restore(network)`
-    first. Results are the same, bit for bit, for the same number of threads; another number rounds differently.
+    has a gradient fails in Paddle (freeze the others, or use `backward`); and `paddle.jit.to_static` and `save` need
+    `cifar_hapi.engine.restore(network)` first, without which they fail, not always saying so. Results are the same,
+    bit for bit, for the same number of threads; another number rounds differently.
 
-    Returns which engine it is, in which precision, and why. Raises RecipeError for another word as precision.
+    Returns which engine it is, in which precision, and why. Raises TypeError for what is no `paddle.nn.Layer`, such as
+    a `paddle.Model`, and RecipeError for another word as precision.
     """
+    if not isinstance(network, paddle.nn.Layer):
+        where = ": model.network" if isinstance(network, paddle.Model) else ""
+        raise TypeError(f"accelerate: a {type(network).__name__} is no paddle.nn.Layer; give it the network{where}")
     if precision not in ("float32", "bfloat16"):
         raise RecipeError(f"precision {precision!r}: expected 'float32' or 'bfloat16'")
     apply_settings()

@@ -83,8 +83,11 @@ class _Execution:
         return _Execution(memo[id(self._network)], self._dtype, frozenset())
 
     def __getattr__(self, name: str) -> Any:
-        # What has no such attribute is a function, which paddle.jit looks for here to read its source.
-        raise AttributeError(f"a forward pass on the oneDNN engine is no function and has no {name}; {_OTHERWISE}")
+        # What paddle.jit looks for here to read the source of a function.
+        raise AttributeError(
+            f"a forward pass on the oneDNN engine is no function and has no {name}; "
+            "for paddle.jit, call cifar_hapi.engine.restore(network) first"
+        )
 
     def _native(self, *inputs: Any, **named: Any) -> Any:
         return type(self._network).forward(self._network, *inputs, **named)

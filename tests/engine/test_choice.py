@@ -158,6 +158,20 @@ def test_a_network_without_any_layer_that_is_known():
         use_engine(layers, "onednn", "float32", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda: paddle.Model(network()), "a Model is no paddle.nn.Layer; give it the network: model.network"),
+        (lambda: "resnet18", "a str is no paddle.nn.Layer; give it the network"),
+        (lambda: nn.Conv2D, "a type is no paddle.nn.Layer; give it the network"),
+    ],
+)
+def test_what_is_no_network_cannot_be_accelerated(given, message):
+    with pytest.raises(TypeError) as caught:
+        choice.accelerate(given())
+    assert str(caught.value) == f"accelerate: {message}"
+
+
 @needs_onednn
 def test_the_self_check_finds_a_wrong_kernel(monkeypatch):
     real = onednn.Call.run
