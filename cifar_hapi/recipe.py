@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from importlib import resources
 from pathlib import Path
@@ -350,7 +351,8 @@ def _first_complaint(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     message = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{key} = {first['input']!r}: {message}"
+    words = re.findall(r"'(\w+)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else ()
+    return f"{key} = {first['input']!r}: {message}{did_you_mean(first['input'], words)}"
 
 
 def known_keys() -> list[str]:

@@ -79,6 +79,9 @@ def test_a_recipe_cannot_be_changed():
         ({"precision": "float8"}, "precision = 'float8': input should be 'float32', 'bfloat16' or 'float16'"),
         ({"data.on_device": "maybe"}, "data.on_device = 'maybe': input should be 'auto', True or False"),
         ({"engine": "warp"}, "engine = 'warp': input should be 'auto', 'native' or 'onednn'"),
+        ({"engine": "onednnn"}, "input should be 'auto', 'native' or 'onednn'; did you mean onednn?"),
+        ({"schedule.name": "cosin"}, "or 'piecewise'; did you mean cosine?"),
+        ({"checkpoint.monitor": "eval_accuracy"}, "'acc' or 'loss'; did you mean eval_acc?"),
     ],
 )
 def test_what_cannot_be_is_named_with_key_and_value(overrides, message):
