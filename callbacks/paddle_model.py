@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import paddle
+from paddle import nn
 
 Tensors = dict[str, np.ndarray]
 
@@ -46,6 +49,36 @@ def set_weights(model: Any, tensors: Tensors) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.network.state_dict().items()}
     check_shapes(expected, tensors, "network")
     model.network.set_state_dict(tensors)
+
+
+def inputs(model: Any, batch: Any) -> list[Any]:
+    """What of a batch, nested as may be, the network is called with: as many parts as its forward takes."""
+    return list(paddle.utils.flatten(batch)[: len(model._inputs or [None])])
+
+
+def norm_layers(model: Any) -> dict[str, nn.Layer]:
+    """The batch-norm layers that keep running statistics by what they see, by name; not those that never do."""
+    kinds = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
+    layers = model.network.named_sublayers(include_self=True)
+    return {name: each for name, each in layers if isinstance(each, kinds) and not each._use_global_stats}
+
+
+@contextlib.contextmanager
+def batch_statistics(model: Any, norms: Iterable[nn.Layer]) -> Iterator[None]:
+    """Within it `norms` keep mean and variance of the last batch alone, and all else is in evaluation mode."""
+    modes = [(layer, layer.training) for layer in model.network.sublayers(include_self=True)]
+    momenta = [(layer, layer._momentum) for layer in norms]
+    try:
+        model.network.eval()
+        for layer, _ in momenta:
+            layer.train()
+            layer._momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in momenta:
+            layer._momentum = momentum
+        for layer, training in modes:
+            layer.training = training
 
 
 def check_shapes(expected: dict[str, tuple[int, ...]], tensors: Tensors, what: str) -> None:
