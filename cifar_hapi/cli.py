@@ -52,6 +52,7 @@ def _common(command: Any) -> Any:
 _data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Where the archive or its folder is looked for first."
 )
+_engine = click.option("--engine", help="auto, native or onednn; by default what the run's recipe says.")
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu or gpu:N.")
 _weights = click.option("--weights", type=click.Choice(["latest", "best"]), default="latest", show_default=True)
 _overrides = click.option(
@@ -137,6 +138,7 @@ def resume(run: Path, overrides: tuple[str, ...], allow_changes: bool, device: s
 @_data_dir
 @_weights
 @click.option("--batch-size", type=click.IntRange(min=1))
+@_engine
 @_device
 @_json
 @_common
@@ -166,6 +168,7 @@ def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> No
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_weights
+@_engine
 @_device
 @_json
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: image, class, and a probability for every class.")
@@ -181,8 +184,12 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, qu
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.prediction import predict as predict_images
+    from cifar_hapi.run import Run
 
-    predictions = predict_images(run, images, **options)
+    found = Run(run)
+    predictions = predict_images(found, images, **options)
+    if found.data.name == "synthetic" and not quiet:
+        click.echo(f"{run} was trained on generated images: what it says of photos means nothing", err=True)
     if as_json:
         click.echo(json.dumps(predictions.records(), indent=1))
     elif as_csv:

@@ -16,8 +16,9 @@ from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
 from cifar_hapi.data.sources import open_data
+from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import DataError
-from cifar_hapi.loading import Weights, checkpoint_step, load
+from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK
 from cifar_hapi.model import Model
@@ -32,6 +33,7 @@ def evaluate(
     data: str | None = None,
     data_dir: str | None = None,
     batch_size: int | None = None,
+    engine: str | None = None,
     device: str = "auto",
     verbose: int = 0,
 ) -> dict[str, Any]:
@@ -39,19 +41,30 @@ def evaluate(
 
     weights: "latest", or "best" by the validation split. data: another source than the run's own; it must have the same
     classes. data_dir: where its data is looked for. batch_size: the recipe's `eval_batch_size` if absent; it does not
-    matter to the result. verbose: 1 shows a bar on a terminal.
+    matter to the result. engine: "auto", "native" or "onednn", the recipe's if absent. verbose: 1 shows a bar on a
+    terminal.
 
     Returns `loss` (mean cross-entropy, natural logarithm), `top1`, `top5` (in [0, 1]), `per_class` (name -> accuracy),
-    `confusion` (lists [C][C], row = label), `calibration` (`ece`, `bins`), `images`, `data`, `note`, `weights`, `step`.
+    `confusion` (lists [C][C], row = label), `calibration` (`ece`, `bins`), `images`, `data`, `note`, `weights`, `step`,
+    `engine`, `precision`.
 
-    Raises RunError for a run or weights that can't be used, DataError when the test set isn't the one the run recorded.
+    Raises RunError for a run or weights that can't be used, RecipeError for an engine that can't be had, DataError
+    when the test set isn't the one the run recorded.
     """
     run = run if isinstance(run, Run) else Run(run)
     with paddle_session(device):
-        model = load(run, weights)
+        model, choice = load_with_engine(run, weights, engine)
         test, name, note = _test_images(run, data, data_dir)
         return record_evaluation(
-            run, model.network, test, weights=weights, data=name, note=note, batch_size=batch_size, verbose=verbose
+            run,
+            model.network,
+            test,
+            weights=weights,
+            choice=choice,
+            data=name,
+            note=note,
+            batch_size=batch_size,
+            verbose=verbose,
         )
 
 
@@ -61,12 +74,16 @@ def record_evaluation(
     test: ImageSet,
     *,
     weights: Weights,
+    choice: EngineChoice,
     data: str,
     note: str,
     batch_size: int | None = None,
     verbose: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate `network`, which has the run's `weights`, on `test`, and write that to the run's evaluation.json."""
+    """Evaluate `network`, which has the run's `weights`, on `test`, and write that to the run's evaluation.json.
+
+    choice: the engine that `network` runs on.
+    """
     recipe = run.recipe
     result = evaluate_network(
         network,
@@ -79,8 +96,16 @@ def record_evaluation(
     )
     if not math.isfinite(result["loss"]):
         raise NonFiniteLoss(f"run {run.path}: the loss on the test images is {result['loss']}; try a lower rate")
-    step = checkpoint_step(run, weights)
-    evaluation = {**result, "data": data, "note": note, "weights": weights, "step": step, "when": now()}
+    evaluation = {
+        **result,
+        "data": data,
+        "note": note,
+        "weights": weights,
+        "step": checkpoint_step(run, weights),
+        "engine": choice.engine,
+        "precision": choice.precision,
+        "when": now(),
+    }
     run.save_evaluation(evaluation)
     return evaluation
 

@@ -57,14 +57,17 @@ def predict(
     *,
     weights: Weights = "latest",
     batch_size: int = 250,
+    engine: str | None = None,
     device: str = "auto",
 ) -> Predictions:
     """Classify images with a run's weights.
 
     images: uint8 RGB arrays [N, H, W, 3] or [H, W, 3] of the size that the run was trained on; or a folder of images,
     or image files, which are converted to RGB, resized and cropped to that size.
+    engine: "auto", "native" or "onednn"; the recipe's if absent.
 
-    Raises RunError for a run or weights that can't be used, DataError for images that can't be read or are of no use.
+    Raises RunError for a run or weights that can't be used, RecipeError for an engine that can't be had, DataError for
+    images that can't be read or are of no use.
     """
     run = run if isinstance(run, Run) else Run(run)
     array, sources = _as_array(images, run.recipe.data.image_size)
@@ -73,7 +76,7 @@ def predict(
     with paddle_session(device) as device_name:
         data_format = run.recipe.data_format(device_name)
         loader = BatchLoader(unlabelled, batch_size, mean=run.data.mean, std=run.data.std, data_format=data_format)
-        (logits,) = load(run, weights).predict(loader, stack_outputs=True, verbose=0)
+        (logits,) = load(run, weights, engine).predict(loader, stack_outputs=True, verbose=0)
     probabilities = softmax(logits)
     labels = probabilities.argmax(axis=1)
     return Predictions(labels, probabilities, tuple(names[label] for label in labels), sources, names)
@@ -87,7 +90,13 @@ def _as_array(images: Images, size: int) -> tuple[np.ndarray, tuple[str, ...]]:
             raise DataError(f"images: {images.dtype} {list(images.shape)}: expected uint8 [N, {size}, {size}, 3]")
         return array, tuple(f"image {number}" for number in range(len(array)))
     paths = [images] if isinstance(images, str | Path) else list(images)
-    files = [file for path in map(Path, paths) for file in (list_images(path) if path.is_dir() else [path])]
+    files = [file for path in map(Path, paths) for file in _image_files(path)]
     if not files:
         raise DataError(f"images: none in {', '.join(map(str, paths)) or 'an empty list'}")
     return np.stack([read_image(file, size) for file in files]), tuple(map(str, files))
+
+
+def _image_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder")
+    return list_images(path) if path.is_dir() else [path]

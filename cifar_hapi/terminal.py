@@ -64,8 +64,9 @@ def headline(out: Console, evaluation: dict[str, Any]) -> None:
 
 
 def show_evaluation(out: Console, evaluation: dict[str, Any]) -> None:
-    """The headline, the classes, and what they are taken for."""
+    """The headline, the engine, the classes, and what they are taken for."""
     headline(out, evaluation)
+    out.print(f"engine {evaluation['engine']}, {evaluation['precision']}")
     out.print(f"expected calibration error {evaluation['calibration']['ece']:.4f}")
     names = list(evaluation["per_class"])
     confusion = np.array(evaluation["confusion"])

@@ -105,6 +105,7 @@ def fit(
                 run.model.network,
                 images.test,
                 weights="latest",
+                choice=engine,
                 data=images.name,
                 note=images.note,
                 verbose=verbose,

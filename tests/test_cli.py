@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,15 @@ def test_evaluate_prints_json_alone(command, run):
     code, out, err = command("evaluate", run.path, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["top1"] == run.evaluation["top1"]
+
+
+def test_evaluate_and_predict_take_another_engine_and_evaluate_tells_it(command, run, picture):
+    assert "engine native, float32" in command("evaluate", run.path, "--engine", "native")[1].splitlines()
+    found = json.loads(command("evaluate", run.path, "--engine", "native", "--json")[1])
+    assert (found["engine"], found["precision"]) == ("native", "float32")
+    assert command("predict", run.path, picture, "--engine", "native")[0] == 0
+    code, out, err = command("predict", run.path, picture, "--engine", "onednnn")
+    assert (code, out) == (2, "") and "did you mean onednn?" in err
 
 
 def test_evaluate_shows_every_class(command, run):
@@ -127,6 +137,20 @@ def test_mistakes_are_one_line_on_standard_error_with_their_exit_code(command, a
     assert (found, out) == (code, "")
     assert message in err and "Traceback" not in err
     assert len(err.splitlines()) == 1 or err.startswith("Usage:")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_predict_says_on_standard_error_that_a_run_learnt_generated_images(command, run, picture, tmp_path, form):
+    assert command("predict", run.path, picture, *form)[2] == ""
+    learnt = tmp_path / "learnt"
+    shutil.copytree(run.path, learnt)
+    manifest = json.loads((learnt / "run.json").read_text())
+    manifest["data"]["name"] = "synthetic"
+    (learnt / "run.json").write_text(json.dumps(manifest))
+    code, out, err = command("predict", learnt, picture, *form)
+    assert code == 0 and out == command("predict", run.path, picture, *form)[1]
+    assert "was trained on generated images" in err and len(err.splitlines()) == 1
+    assert command("predict", learnt, picture, *form, "--quiet")[2] == ""
 
 
 def test_predict_names_the_file_it_cannot_read(command, run, tmp_path):

@@ -12,6 +12,7 @@ from small_training import small_fit, write_small_cifar
 from cifar_hapi import DataError, RecipeError, Run, RunError, evaluate, load, predict
 from cifar_hapi.data.archives import read_cifar
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.engine.execution import accelerated
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import TopK
 from cifar_hapi.model import Model
@@ -69,6 +70,15 @@ def test_the_figures_agree_with_each_other_and_with_predict(run, recorded, small
     shares = [confusion[label, label] / confusion[label].sum() for label in range(10)]
     assert list(recorded["per_class"].values()) == pytest.approx(shares)
     assert list(recorded["per_class"]) == list(test.class_names)
+
+
+def test_an_evaluation_tells_its_engine_and_precision_and_may_have_another(run, recorded):
+    told = {key: run.manifest[key] for key in ("engine", "precision")}
+    assert told == {key: recorded[key] for key in told} == {key: evaluate(run)[key] for key in told}
+    native = evaluate(run, engine="native")
+    assert (native["engine"], native["precision"]) == ("native", "float32") and run.recipe.engine == "auto"
+    assert native["loss"] == pytest.approx(recorded["loss"], rel=0.01)
+    assert not accelerated(load(run, engine="native").network)
 
 
 def test_the_best_weights_are_asked_for_by_name(run, recorded):
@@ -166,7 +176,12 @@ def test_a_loaded_model_is_in_evaluation_mode(run):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"weights": "bset"}, "expected latest or best"), ({"batch_size": 0}, "batch_size is 0")]
+    ("options", "message"),
+    [
+        ({"weights": "bset"}, "expected latest or best"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"engine": "warp"}, "engine = 'warp'"),
+    ],
 )
 def test_arguments_that_cannot_be_are_named(run, options, message):
     with pytest.raises(RecipeError, match=message):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from small_training import small_fit
 
-from cifar_hapi import DataError, predict
+from cifar_hapi import DataError, RecipeError, predict
 from cifar_hapi.data.archives import read_cifar
 
 
@@ -67,7 +67,8 @@ def test_records_are_plain_data(run, images):
         (np.zeros((2, 3, 32, 32), "uint8"), "expected uint8"),
         (np.zeros((0, 32, 32, 3), "uint8"), "expected uint8"),
         (np.zeros((32, 32), "uint8"), "expected uint8"),
-        ("no/such.png", r"no/such\.png"),
+        ("no/such.png", r"no/such\.png: there is no such file or folder"),
+        (["no/such.png", "nor/this.png"], r"no/such\.png: there is no such file or folder"),
         ([], "none in an empty list"),
     ],
 )
@@ -80,5 +81,13 @@ def test_a_folder_without_images_and_a_broken_file_are_named(run, tmp_path):
     with pytest.raises(DataError, match="none in"):
         predict(run, tmp_path)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(DataError, match=r"broken\.png"):
+    Image.new("RGB", (32, 32)).save(tmp_path / "whole.png")
+    with pytest.raises(DataError, match=r"broken\.png: not an image .*; repair or remove the file"):
         predict(run, tmp_path)
+
+
+def test_another_engine_than_the_recipes_predicts_the_same(run, images):
+    native = predict(run, images, engine="native").probabilities
+    np.testing.assert_allclose(native, predict(run, images).probabilities, atol=0.05)  # bfloat16 where that is native
+    with pytest.raises(RecipeError, match=r"engine = 'natve': .*did you mean native"):
+        predict(run, images, engine="natve")

@@ -96,7 +96,9 @@ def read_image(path: Path, image_size: int) -> np.ndarray:
                 upright = _to_rgb(ImageOps.exif_transpose(image))
             return np.array(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image of a known format ({', '.join(FORMATS)})") from error
+        raise DataError(
+            f"{path}: not an image of a known format ({', '.join(FORMATS)}); repair or remove the file"
+        ) from error
     except _DAMAGED as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: cannot be read as an image: {reason}; repair or remove the file") from error
