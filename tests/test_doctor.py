@@ -67,6 +67,13 @@ def test_a_machine_without_fault(working):
     assert shown(found).splitlines()[-1] == "training works here"
 
 
+def test_what_a_setting_gains_is_said_of_the_kernels_that_it_was_measured_with(working):
+    rows = shown(examine(), 160).partition("process settings")[2].splitlines()
+    gains = [row.strip() for row in rows if re.search(r"\d of the time|times as fast", row)]
+    assert len(gains) == 2 and all(row.startswith("With Paddle's own kernels, ") for row in gains)
+    assert "Paddle's big tensors get memory" in "".join(rows)
+
+
 def test_where_onednn_cannot_be_had_auto_takes_native_and_says_why(working, monkeypatch):
     engine_is(monkeypatch, usable=False, why="this Paddle carries no libdnnl.so.3", native_bfloat16=False)
     found = examine()
