@@ -21,6 +21,7 @@ import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as format_tensors
 
-from callbacks.durable import sync_folder, write_file
+from callbacks.durable import sync_folder, write_file, write_new_file
 
 _NAME = re.compile(r"step-\d{8,12}")
 _TENSOR_PARTS = ("weights", "training", "optimizer", "callbacks")
@@ -43,6 +44,9 @@ Tensors = dict[str, np.ndarray]
 
 class CheckpointError(Exception):
     """A checkpoint that is missing, damaged or of something else; its text is one line that names it."""
+
+    def __str__(self) -> str:  # names in a file may hold anything, line ends and terminal commands too
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in super().__str__())
 
 
 @dataclass
@@ -152,16 +156,20 @@ def step_of(name: str) -> int:
 
 
 def _write_parts(folder: Path, saved: Saved) -> None:
+    """Write all files of a checkpoint and sync them; their sums are made beside the writing."""
     parts = {"state.json": json.dumps(saved.state).encode()}
     for part in _TENSOR_PARTS:
         tensors = getattr(saved, part)
         if tensors or part == "weights":
             contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
             parts[f"{part}.safetensors"] = format_tensors(contiguous)
-    files = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in parts.items()}
-    for name, data in parts.items():
-        write_file(folder / name, data)
-    write_file(folder / "MANIFEST.json", json.dumps({"format": 1, "files": files}, indent=1))
+    with ThreadPoolExecutor(1) as beside:
+        sums = {name: beside.submit(hashlib.sha256, data) for name, data in parts.items()}
+        for name, data in parts.items():
+            write_new_file(folder / name, data)
+    files = {name: {"size": len(data), "sha256": sums[name].result().hexdigest()} for name, data in parts.items()}
+    write_new_file(folder / "MANIFEST.json", json.dumps({"format": 1, "files": files}, indent=1).encode())
+    sync_folder(folder)
     folder.chmod(0o755)  # mkdtemp's 0700 would hide results from one's group
 
 

@@ -22,6 +22,14 @@ def write_file(path: Path, data: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def write_new_file(path: Path, data: bytes) -> None:
+    """Write `data` and sync it; for files of a folder that is put in place whole."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut; nothing to do where folders can't be opened (Windows)."""
     if os.name == "nt":

@@ -29,7 +29,7 @@ def restore(state: dict[str, Any]) -> None:
         kind, keys, position, has_gauss, cached = state["numpy"]
         random.setstate((version, tuple(words), gauss))
         np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))
-    except (TypeError, KeyError, OverflowError, ValueError) as error:
+    except (TypeError, LookupError, OverflowError, ValueError) as error:
         raise ValueError(f"state of random numbers: {error}") from None
 
 

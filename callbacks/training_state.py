@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from callbacks import random_state
 from callbacks.checkpoint_folder import Saved, Tensors
 from callbacks.epoch_logs import checked
 from callbacks.optimizer_state import optimizer_state, set_optimizer_state
 from callbacks.paddle_model import optimizer, scaler, set_weights, weights
+
+
+Count = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,16 @@ class ResumePoint:
 class TrainingState:
     """What state.json holds; `running` are the metrics of the epoch so far, `random_at_epoch` is of its begin."""
 
-    epoch: int
-    batch: int
-    step: int
-    planned: int
+    epoch: Count
+    batch: Count
+    step: Count
+    planned: Count
     ended: bool
     metrics: dict[str, Any]
     optimizer: str
     scheduler: dict[str, Any]
     scaler: dict[str, Any]
-    seed: int
+    seed: Count
     random: dict[str, Any]
     random_at_epoch: dict[str, Any]
     running: dict[str, Any]
@@ -82,6 +86,7 @@ def put_back(model: Any, saved: Saved) -> TrainingState:
     put_back_weights(model, saved, state.scheduler)
     if scaler(model) is not None:
         scaler(model).load_state_dict(state.scaler)
+    random_state.restore(state.random)
     random_state.restore(state.random_at_epoch)
     if state.batch:
         model.set_running_metrics(state.running)

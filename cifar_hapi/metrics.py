@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -104,28 +105,45 @@ class Calibration(Metric):
 
 
 def counts(metric: Metric) -> dict[str, Any]:
-    """What a metric has counted since its reset, as JSON: its attributes that are numbers, lists of them, or arrays."""
-    plain = {name: _plain(value) for name, value in vars(metric).items()}
-    return {name: value for name, value in plain.items() if isinstance(value, int | float | list)}
+    """What a metric has counted since its reset, as JSON: its numbers, lists and arrays that `reset` sets."""
+    numbers = {name: _plain(value) for name, value in vars(metric).items() if _is_numeric(value)}
+    probe = copy.deepcopy(metric)
+    for name, value in numbers.items():
+        setattr(probe, name, np.asarray(value) + 1)
+    probe.reset()
+    return {
+        name: value for name, value in numbers.items() if not np.array_equal(vars(probe)[name], np.asarray(value) + 1)
+    }
 
 
 def set_counts(metric: Metric, values: Any) -> None:
     """Put back what `counts` gave. Raises ValueError for what another kind of metric gave."""
-    if not isinstance(values, dict) or values.keys() != counts(metric).keys():
+    expected = counts(metric)
+    if not _alike(values, expected):
         raise ValueError(f"the running metric is not a {type(metric).__name__}")
     for name, value in values.items():
         now = getattr(metric, name)
-        setattr(metric, name, np.array(value, now.dtype).reshape(now.shape) if isinstance(now, np.ndarray) else value)
+        setattr(metric, name, np.array(value, now.dtype) if isinstance(now, np.ndarray) else value)
+
+
+def _alike(value: Any, expected: Any) -> bool:
+    """Whether two JSON values differ in their numbers only."""
+    if isinstance(expected, dict):
+        same_keys = isinstance(value, dict) and value.keys() == expected.keys()
+        return same_keys and all(_alike(value[key], each) for key, each in expected.items())
+    if isinstance(expected, list):
+        same_length = isinstance(value, list) and len(value) == len(expected)
+        return same_length and all(map(_alike, value, expected))
+    return type(value) in (int, float) and abs(value) < 2**63
+
+
+def _is_numeric(value: Any) -> bool:
+    several = isinstance(value, list | np.ndarray) and np.asarray(value).dtype.kind in "iuf"
+    return several or (isinstance(value, int | float | np.number) and not isinstance(value, bool))
 
 
 def _plain(value: Any) -> Any:
-    return (
-        value.tolist()
-        if isinstance(value, np.ndarray | np.generic)
-        else np.asarray(value).tolist()
-        if isinstance(value, list)
-        else value
-    )
+    return np.asarray(value).tolist()
 
 
 def label_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

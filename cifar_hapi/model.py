@@ -309,7 +309,8 @@ class _MeanLoss:
         return [self.last, self._sum, self._count]
 
     def set_state_dict(self, state: Any) -> None:
-        if not isinstance(state, list) or len(state) != 3 or not all(isinstance(each, int | float) for each in state):
+        numbers = isinstance(state, list) and all(isinstance(each, int | float) for each in state)
+        if not numbers or len(state) != 3 or not isinstance(state[2], int):
             raise ValueError(f"the running loss is {state!r}: not three numbers")
         self.last, self._sum, self._count = float(state[0]), float(state[1]), int(state[2])
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import paddle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK, label_ranks, softmax
+from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK, counts, label_ranks, set_counts, softmax
 
 NAN, INF = float("nan"), float("inf")
 
@@ -102,3 +105,40 @@ def test_calibration_bins_tell_count_confidence_and_accuracy():
 def test_softmax_does_not_overflow(logits):
     found = softmax(np.array([logits], "float32"))
     assert np.isfinite(found).all() and found.sum() == pytest.approx(1)
+
+
+def counted(metric):
+    logits, labels = np.array([[3.0, 1.0], [0.2, 0.1], [0.0, 2.0]], "float32"), np.array([[0], [1], [1]])
+    if isinstance(metric, paddle.metric.Accuracy):
+        metric.update(metric.compute(paddle.to_tensor(logits), paddle.to_tensor(labels)))
+    elif isinstance(metric, paddle.metric.Metric) and type(metric).__module__.startswith("paddle"):
+        positive = np.exp(logits[:, 1:]) / np.exp(logits).sum(1, keepdims=True)
+        metric.update(
+            np.hstack([1 - positive, positive]) if isinstance(metric, paddle.metric.Auc) else positive, labels
+        )
+    else:
+        metric.update(logits, labels)
+    return metric
+
+
+METRICS = [
+    lambda: TopK((1, 2)),
+    lambda: ConfusionMatrix(2),
+    lambda: Calibration(4),
+    lambda: paddle.metric.Accuracy((1, 2)),
+    paddle.metric.Precision,
+    paddle.metric.Recall,
+    paddle.metric.Auc,
+]
+
+
+@pytest.mark.parametrize("make", METRICS, ids=lambda make: type(make()).__name__)
+def test_what_was_counted_goes_through_json_into_a_fresh_metric(make):
+    metric, other = counted(make()), make()
+    kept = counts(metric)
+    np.testing.assert_equal(metric.accumulate(), counted(make()).accumulate())  # looking changes nothing
+    set_counts(other, json.loads(json.dumps(kept)))
+    np.testing.assert_equal(counted(other).accumulate(), counted(metric).accumulate())
+    for wrong in ({}, None, {**kept, "k": 1}, dict.fromkeys(kept, "x"), dict.fromkeys(kept)):
+        with pytest.raises(ValueError, match=f"is not a {type(metric).__name__}"):
+            set_counts(other, wrong)

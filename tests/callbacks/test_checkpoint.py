@@ -129,7 +129,7 @@ def test_a_write_that_fails_leaves_what_was_there(written, monkeypatch):
     def fail(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("callbacks.checkpoint_folder.write_file", fail)
+    monkeypatch.setattr("callbacks.checkpoint_folder.write_new_file", fail)
     with pytest.raises(OSError, match="No space"):
         written.write(8, Saved({"a": np.ones(1)}))
     assert written.names() == ["step-00000007"] and not list(written.path.glob(".step*"))

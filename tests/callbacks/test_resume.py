@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import signal
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import paddle
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from paddle.callbacks import Callback
 from toy import batches, same_training, toy_model
 
-from callbacks import Checkpoint, CheckpointError, EarlyStopping, ExponentialMovingAverage, History
+from callbacks import Checkpoint, CheckpointError, CheckpointFolder, EarlyStopping, ExponentialMovingAverage, History
 
 SCHEDULES = {
     "constant": lambda: 0.1,
@@ -219,3 +224,58 @@ def test_rolling_back_brings_weights_and_optimizer_of_the_newest_finite_checkpoi
     assert checkpoint.roll_back() == "step-00000003"
     for name, tensor in model.network.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), kept.weights[name])
+
+
+JUNK = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=3)
+)
+JUNK |= st.dictionaries(st.text(max_size=3), st.integers(), max_size=2)
+
+
+def places(value, path=()):
+    """All ways to a value inside of nested dictionaries and lists; of long lists the first three items."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from places(each, (*path, key))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint within an epoch, of a training with every kind of state."""
+    folder = tmp_path_factory.mktemp("saved")
+    train(folder, 5)
+    return CheckpointFolder(folder).read("step-00000005")
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_forged_state_is_refused_or_harmless(tmp_path_factory, saved, data):
+    state = copy.deepcopy(saved.state)
+    path = data.draw(st.sampled_from([place for place in places(state) if place]))
+    owner = state
+    for key in path[:-1]:
+        owner = owner[key]
+    if data.draw(st.booleans()) and isinstance(owner, dict):
+        del owner[path[-1]]
+    else:
+        owner[path[-1]] = data.draw(JUNK)
+    folder = CheckpointFolder(tmp_path_factory.mktemp("forged"))
+    folder.write(5, replace(saved, state=state))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            train(folder.path, 1)
+    except CheckpointError as error:
+        assert str(folder.path) in str(error) and str(error).isprintable()
+
+
+def test_a_checkpoint_with_tensors_of_other_names_is_refused(tmp_path, saved):
+    folder = CheckpointFolder(tmp_path)
+    for change in (
+        {"callbacks": {"../x/y": np.zeros(1, "f4")}},
+        {"optimizer": {"../0.weight/velocity_0": np.zeros(1)}},
+    ):
+        folder.write(5, replace(saved, **change))
+        with pytest.raises(CheckpointError, match=r"step-00000005|state of"):
+            train(tmp_path, 1)
