@@ -8,7 +8,6 @@ import numpy as np
 
 from callbacks.epoch_logs import Logs
 from callbacks.paddle_model import set_weights, weights
-from callbacks.processes import agreed
 from callbacks.watch import MetricWatcher, Mode
 
 
@@ -20,12 +19,12 @@ class EarlyStopping(MetricWatcher):
         print(stopping.reason)
 
     monitor, mode, min_delta: as in `Watch`. patience: 0 stops at the first epoch that isn't better. baseline: patience
-    starts anew only with values better than this, too. start_epoch: epochs before it (from 0) don't count.
-    restore_best: end with the weights and batch-norm statistics of the best epoch, whether stopped early or not.
-    A NaN is never the best and counts as not better.
+    starts anew only with values better than this, too; still, no epoch that is the best so far ends training.
+    start_epoch: epochs before it (from 0) don't count. restore_best: end with the weights and batch-norm statistics of
+    the best epoch, whether stopped early or not. A NaN is never the best and counts as not better.
 
-    After `fit`: `state.best`, `state.best_epoch` (from 0), `stopped_epoch` (from 0; None if not stopped), and `reason`,
-    a sentence or None. Used again, it starts afresh.
+    After `fit`: `best`, `best_epoch` (from 0), `stopped_epoch` (from 0; None if not stopped), and `reason`, a sentence
+    or None. Used again, it starts afresh.
     """
 
     @dataclass
@@ -33,6 +32,7 @@ class EarlyStopping(MetricWatcher):
         best: float | None = None
         best_epoch: int | None = None
         wait: int = 0
+        stopped_epoch: int | None = None
         weights: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __init__(
@@ -50,12 +50,33 @@ class EarlyStopping(MetricWatcher):
             raise ValueError(f"EarlyStopping: patience = {patience}, start_epoch = {start_epoch}: no negative numbers")
         self.patience, self.baseline = patience, baseline
         self.start_epoch, self.restore_best = start_epoch, restore_best
-        self.stopped_epoch: int | None = None
-        self.reason: str | None = None
+
+    @property
+    def best(self) -> float | None:
+        return self.state.best
+
+    @property
+    def best_epoch(self) -> int | None:
+        return self.state.best_epoch
+
+    @property
+    def stopped_epoch(self) -> int | None:
+        return self.state.stopped_epoch
+
+    @property
+    def reason(self) -> str | None:
+        state = self.state
+        if state.stopped_epoch is None:
+            return None
+        times = "1 epoch" if state.wait == 1 else f"{state.wait} epochs"
+        known = state.best is not None and state.best_epoch is not None
+        best = f"best {state.best:.4f} after epoch {state.best_epoch + 1}" if known else "it was never a number"
+        than = "" if self.baseline is None else f" than the best and the baseline of {self.baseline:g}"
+        return f"{self.watch.monitor} has not got better{than} for {times}; {best}"
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self.stopped_epoch, self.reason = None, None
+        self.state.stopped_epoch = None  # even if resumed: training goes on
         self._evaluated: dict[str, np.ndarray] = {}
 
     def on_eval_begin(self, logs: Logs | None = None) -> None:
@@ -67,24 +88,16 @@ class EarlyStopping(MetricWatcher):
         if epoch < self.start_epoch:
             return
         state.wait += 1
-        if value is not None and self.watch.better(value, state.best):
+        if self.improves(value, state.best):
             state.best, state.best_epoch = value, epoch
             if self.restore_best:
                 state.weights = self._evaluated if self.watch.needs_evaluation else weights(self.model)
-            if self.baseline is None or self.watch.better(value, self.baseline):
+            if self.baseline is None or self.improves(value, self.baseline):
                 state.wait = 0
-                return
-        if agreed(state.wait >= self.patience and epoch > 0):
-            self._stop(epoch)
+        elif state.wait >= self.patience and epoch > 0:
+            state.stopped_epoch, self.model.stop_training = epoch, True
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
         if self.state.weights:
             set_weights(self.model, self.state.weights)
-
-    def _stop(self, epoch: int) -> None:
-        self.stopped_epoch, self.model.stop_training = epoch, True
-        state, times = self.state, "1 epoch" if self.state.wait == 1 else f"{self.state.wait} epochs"
-        known = state.best is not None and state.best_epoch is not None
-        best = f"best {state.best:.4f} after epoch {state.best_epoch + 1}" if known else "it was never a number"
-        self.reason = f"{self.watch.monitor} has not got better for {times}; {best}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from callbacks.epoch_logs import Logs
 from callbacks.paddle_model import learning_rate
-from callbacks.processes import agreed
 from callbacks.scaled_rate import scale_rate
 from callbacks.watch import MetricWatcher, Mode
 
@@ -28,7 +29,8 @@ class ReduceLROnPlateau(MetricWatcher):
         best: float | None = None
         wait: int = 0
         cooldown_left: int = 0
-        scale: float = 1.0  # all reductions so far
+        factors: list[float] = field(default_factory=list)
+        reductions: list[tuple[int, float]] = field(default_factory=list)
 
     def __init__(
         self,
@@ -42,20 +44,22 @@ class ReduceLROnPlateau(MetricWatcher):
         min_lr: float = 0.0,
     ):
         super().__init__(monitor, mode, min_delta)
-        if not 0 < factor < 1 or patience < 0 or cooldown < 0:
+        if not 0 < factor < 1 or min(patience, cooldown, start_epoch, min_lr) < 0:
             raise ValueError(
-                f"ReduceLROnPlateau: factor = {factor}, patience = {patience}, cooldown = {cooldown}: "
+                f"ReduceLROnPlateau: factor = {factor}, patience = {patience}, cooldown = {cooldown}, "
+                f"start_epoch = {start_epoch}, min_lr = {min_lr}: "
                 "the factor must lie between 0 and 1, and the others not be negative"
             )
         self.factor, self.patience, self.cooldown = factor, patience, cooldown
         self.start_epoch, self.min_lr = start_epoch, min_lr
-        self.reductions: list[tuple[int, float]] = []
+
+    @property
+    def reductions(self) -> list[tuple[int, float]]:
+        return list(self.state.reductions)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self.reductions = []
-        if self.state.scale != 1:  # resumed: the schedule knows nothing of it
-            scale_rate(self.model, self.state.scale)
+        scale_rate(self.model, *self.state.factors)  # if resumed: the schedule knows nothing of them
 
     def on_value(self, epoch: int, value: float | None) -> None:
         state = self.state
@@ -64,19 +68,19 @@ class ReduceLROnPlateau(MetricWatcher):
         if state.cooldown_left:
             state.cooldown_left -= 1
             state.wait = 0
-        if value is not None and self.watch.better(value, state.best):
+        if self.improves(value, state.best):
             state.best, state.wait = value, 0
         elif not state.cooldown_left:
             state.wait += 1
-            if agreed(state.wait >= self.patience):
+            if state.wait >= self.patience:
                 self._reduce(epoch)
 
     def _reduce(self, epoch: int) -> None:
         rate = learning_rate(self.model)
-        if rate <= self.min_lr:
+        if np.float32(rate) <= np.float32(self.min_lr):  # as the optimiser sees them: products are inexact
             return
         factor = max(self.factor, self.min_lr / rate)
         scale_rate(self.model, factor)
-        self.state.scale *= factor
+        self.state.factors.append(factor)
         self.state.wait, self.state.cooldown_left = 0, self.cooldown
-        self.reductions.append((epoch, learning_rate(self.model)))
+        self.state.reductions.append((epoch, learning_rate(self.model)))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from callbacks.checkpoint import Checkpoint
 from callbacks.epoch_logs import EpochLogs, Logs, plain_numbers
-from callbacks.paddle_model import learning_rate
+from callbacks.paddle_model import learning_rate, optimizer
+from callbacks.processes import agreed
 from callbacks.scaled_rate import scale_rate
 
 
@@ -30,7 +31,7 @@ class TerminateOnNaN(EpochLogs):
     class State:
         step: int = 0
         last_finite: float | None = None
-        returns: int = 0
+        factors: list[float] = field(default_factory=list)  # of the rate, one for each return
 
     def __init__(self, checkpoint: Checkpoint | None = None, retries: int = 0, factor: float = 0.5):
         super().__init__()
@@ -40,11 +41,11 @@ class TerminateOnNaN(EpochLogs):
                 "and a factor between 0 and 1"
             )
         self.checkpoint, self.retries, self.factor = checkpoint, retries, factor
+        self.state = self.State()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        if self.state.returns:  # resumed: the schedule knows nothing of them
-            scale_rate(self.model, self.factor**self.state.returns)
+        scale_rate(self.model, *self.state.factors)  # if resumed: the schedule knows nothing of them
 
     def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
         self._rate = learning_rate(self.model)
@@ -53,25 +54,35 @@ class TerminateOnNaN(EpochLogs):
         state, metrics = self.state, plain_numbers(logs)
         state.step += 1
         loss = float(metrics["batch_loss"] if "batch_loss" in metrics else metrics["loss"])
-        if math.isfinite(loss):
-            state.last_finite = loss
-        else:
+        if self._is_bad(loss):
             self._give_up_or_go_back(
                 f"the loss is {loss} at step {state.step}, learning rate {self._rate:.4g}, "
                 f"last finite loss {state.last_finite}"
             )
+        elif math.isfinite(loss):
+            state.last_finite = loss
 
     def on_eval_end(self, logs: Logs | None = None) -> None:
         super().on_eval_end(logs)
         loss = plain_numbers(logs).get("loss", 0.0)
-        if self.training and self.state.step and not math.isfinite(loss):
+        if self.state.step and self._is_bad(loss):
             self._give_up_or_go_back(f"the loss of the evaluation after step {self.state.step} is {loss}")
 
+    def _is_bad(self, loss: float) -> bool:
+        bad = not math.isfinite(loss)
+        return agreed(bad) if self.retries and self.training else bad  # processes must go back together
+
     def _give_up_or_go_back(self, what: str) -> None:
-        if self.checkpoint is None or self.state.returns >= self.retries:
-            returns = f", after {self.state.returns} returns to checkpoints" if self.state.returns else ""
+        factors = self.state.factors
+        if self.checkpoint is None or len(factors) >= self.retries or not self.training:
+            returns = f", after {len(factors)} of {self.retries} returns to checkpoints" if factors else ""
             raise NonFiniteLoss(f"{what}{returns}; try a lower rate or a longer warm-up")
         name = self.checkpoint.roll_back()
+        optimizer(self.model).clear_grad()  # where gradients are being accumulated, they are bad, too
         scale_rate(self.model, self.factor)
-        self.state.returns += 1
-        warnings.warn(f"{what}: back to {name}, at {self.factor} times the rate from here on", stacklevel=2)
+        factors.append(self.factor)
+        warnings.warn(
+            f"{what}: back to {name}, at {self.factor} times the rate, {learning_rate(self.model):.4g} now "
+            f"({len(factors)} of {self.retries} returns)",
+            stacklevel=2,
+        )

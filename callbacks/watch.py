@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 from callbacks.epoch_logs import EpochLogs, Logs
+from callbacks.processes import agreed
 
 Mode = Literal["auto", "max", "min"]
-_SMALL = ("loss", "error", "ece", "perplexity")
-_LARGE = ("acc", "accuracy", "top", "auc", "precision", "recall", "f1")
+_SMALL = {"loss", "error", "err", "ece", "nll", "mse", "rmse", "mae", "perplexity"}
+_LARGE = {"acc", "accuracy", "top", "auc", "precision", "recall", "f1", "iou", "miou"}
 
 
 class UnknownMetric(ValueError):
@@ -58,12 +60,14 @@ class MetricWatcher(EpochLogs):
     """Base of callbacks that decide by one metric: `on_value(epoch, value)`, once an epoch that has it.
 
     A NaN comes as None. Paddle's own `fit` heeds `stop_training` right after an epoch and after its evaluation, so a
-    training metric is looked at in `on_epoch_end`, and an evaluation's when the epoch is complete.
+    training metric is looked at in `on_epoch_end`, and an evaluation's when the epoch is complete. Without any
+    evaluation, that is an UnknownMetric: after the first epoch under Paddle's own `fit`, else at the end of training.
     """
 
     def __init__(self, monitor: str, mode: Mode = "auto", min_delta: float = 0.0):
         super().__init__()
         self.watch = Watch(monitor, mode, min_delta)
+        self.state = self.State()
 
     def on_value(self, epoch: int, value: float | None) -> None:
         raise NotImplementedError
@@ -84,21 +88,31 @@ class MetricWatcher(EpochLogs):
     def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
         if self._missed and not self._seen:
-            raise UnknownMetric(f"{self.watch.monitor} was never there: nothing was evaluated; give fit() eval_data")
+            self._refuse()
+
+    def improves(self, value: float | None, than: float | None) -> bool:
+        """Whether `value` is better than the best so far: the same in all processes, which must all ask."""
+        return agreed(value is not None and self.watch.better(value, than))
 
     def _look(self, epoch: int, record: Logs) -> None:
         value = self.watch.value(record)
-        if value is None and self.watch.monitor not in record:
+        if self.watch.monitor in record:
+            self._seen = True
+            self.on_value(epoch, value)
+        elif self._seen or self.params.get("evaluates_within_epoch"):
             self._missed = True
-            return
-        self._seen = True
-        self.on_value(epoch, value)
+        else:  # Paddle's own fit evaluates after the first epoch, or never
+            self._refuse()
+
+    def _refuse(self) -> None:
+        raise UnknownMetric(f"{self.watch.monitor} was never there: nothing was evaluated; give fit() eval_data")
 
 
 def _direction(monitor: str) -> Literal["max", "min"]:
-    name = monitor.removeprefix("eval_")
-    if any(word in name for word in _SMALL):
+    words = set(re.split(r"[^a-z0-9]+", monitor.lower()))
+    words |= {word.rstrip("0123456789") for word in words}
+    if words & _SMALL:  # first: a top1_error is an error
         return "min"
-    if any(name.startswith(word) for word in _LARGE):
+    if words & _LARGE:
         return "max"
     raise ValueError(f'mode = "auto" does not know whether {monitor} is to rise or to fall: say max or min')

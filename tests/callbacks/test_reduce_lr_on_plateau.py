@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import paddle
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from paddle.optimizer import lr as schedules
-from toy import batches, play, toy_model
+from toy import play, toy_model
 
 from callbacks import ReduceLROnPlateau
-from callbacks.scaled_rate import scale_rate
 
 NAN = float("nan")
 
@@ -40,44 +40,6 @@ def test_it_reduces_as_keras_does(options, values, reduced, monitor, stock):
     assert [rate for _, rate in plateau.reductions] == pytest.approx(rates)
 
 
-SCHEDULES = {
-    "cosine": lambda: schedules.CosineAnnealingDecay(0.1, 8),
-    "multiplicative": lambda: schedules.MultiplicativeDecay(0.1, lambda step: 0.9),
-    "lambda": lambda: schedules.LambdaDecay(0.1, lambda step: 1 / (1 + step)),
-    "piecewise": lambda: schedules.PiecewiseDecay([2, 5], [0.1, 0.05, 0.01]),
-    "warm-up": lambda: schedules.LinearWarmup(schedules.StepDecay(0.1, 3), 4, 0.0, 0.1),
-    "one cycle": lambda: schedules.OneCycleLR(0.1, 12),
-}
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_schedule_goes_on_as_it_would_times_the_factor(schedule):
-    plain, scaled = SCHEDULES[schedule](), SCHEDULES[schedule]()
-    model = toy_model()
-    model.prepare(paddle.optimizer.SGD(scaled, parameters=model.parameters()), paddle.nn.CrossEntropyLoss())
-    factor = 1.0
-    for step in range(10):
-        if step in (3, 6):
-            scale_rate(model, 0.5)
-            factor *= 0.5
-        assert model.optimizer.get_lr() == plain() * factor
-        plain.step()
-        model.optimizer._learning_rate.step()
-    assert model.optimizer.state_dict()["LR_Scheduler"] == plain.state_dict()
-
-
-def test_the_very_next_step_takes_the_scaled_rate():
-    model = toy_model()
-    model.prepare(
-        paddle.optimizer.SGD(SCHEDULES["lambda"](), parameters=model.parameters()), paddle.nn.CrossEntropyLoss()
-    )
-    weight = model.network[0].weight
-    scale_rate(model, 0.0)
-    before = weight.numpy()
-    model.train_batch(*[[part] for part in batches()[0]])
-    np.testing.assert_array_equal(weight.numpy(), before)
-
-
 @pytest.mark.parametrize("stock", [False, True], ids=["cifar_hapi.Model", "paddle.Model"])
 def test_after_a_resume_the_schedule_is_scaled_again(stock):
     def model_with_schedule():
@@ -92,9 +54,39 @@ def test_after_a_resume_the_schedule_is_scaled_again(stock):
     second.set_state_dict(first.state_dict())
     play(second, [{"eval_loss": 1.0}], stock, model, first=3)
     assert model._optimizer.get_lr() == 0.1 * 0.5**3
+    assert second.reductions == [(1, 0.05), (2, 0.025), (3, 0.0125)]
 
 
-@pytest.mark.parametrize("options", [{"factor": 1.0}, {"factor": 0}, {"patience": -1}, {"cooldown": -1}])
+def test_the_lowest_rate_is_reached_once():
+    plateau = ReduceLROnPlateau("loss", patience=1, factor=0.3, min_lr=0.007)
+    model = toy_model()
+    model.prepare(
+        paddle.optimizer.SGD(schedules.StepDecay(0.1, 100), parameters=model.parameters()), paddle.nn.CrossEntropyLoss()
+    )
+    play(plateau, [{"loss": 1.0}] * 9, model=model)
+    assert [epoch for epoch, _ in plateau.reductions] == [1, 2, 3]
+    assert model.optimizer.get_lr() == pytest.approx(0.007)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, NAN]), min_size=2, max_size=9), st.integers(0, 2), st.integers(1, 8))
+def test_going_on_from_a_saved_state_decides_the_same(values, cooldown, cut):
+    def watched(plateau, records, state=None, first=0):
+        if state:
+            plateau.set_state_dict(state)
+        play(plateau, [{"loss": value} for value in records], first=first)
+        return plateau.state_dict()
+
+    options = {"monitor": "loss", "factor": 0.3, "patience": 1, "cooldown": cooldown}
+    whole = watched(ReduceLROnPlateau(**options), values)
+    if cut < len(values):
+        half = watched(ReduceLROnPlateau(**options), values[:cut])
+        assert watched(ReduceLROnPlateau(**options), values[cut:], half, cut) == whole
+
+
+@pytest.mark.parametrize(
+    "options", [{"factor": 1.0}, {"factor": 0}, {"patience": -1}, {"cooldown": -1}, {"start_epoch": -1}, {"min_lr": -1}]
+)
 def test_arguments_that_cannot_be_are_refused(options):
     with pytest.raises(ValueError, match="ReduceLROnPlateau: factor"):
         ReduceLROnPlateau(**options)

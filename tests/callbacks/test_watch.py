@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from toy import play
+from toy import batches, play, toy_model
 
+from callbacks import LambdaCallback
 from callbacks.watch import MetricWatcher, UnknownMetric, Watch
 
 NAN = float("nan")
@@ -13,17 +14,21 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("monitor", "mode"),
     [
-        *((name, "min") for name in ("loss", "eval_loss", "eval_error", "ece")),
-        *((name, "max") for name in ("acc", "eval_acc", "top5", "eval_auc", "f1", "acc_top1")),
+        *((name, "min") for name in ("loss", "eval_loss", "eval_error", "ece", "top1_error")),
+        *((name, "max") for name in ("acc", "eval_acc", "top5", "eval_auc", "f1", "acc_top1", "eval_piece_acc")),
     ],
 )
 def test_auto_knows_these_names(monitor, mode):
     assert Watch(monitor).mode == mode
 
 
-def test_auto_does_not_guess():
-    with pytest.raises(ValueError, match="does not know whether eval_margin is to rise or to fall: say max or min"):
-        Watch("eval_margin")
+@pytest.mark.parametrize("monitor", ["eval_margin", "topology", "glossary", "pieces"])
+def test_auto_does_not_guess(monitor):
+    with pytest.raises(ValueError, match=f"does not know whether {monitor} is to rise or to fall: say max or min"):
+        Watch(monitor)
+
+
+def test_the_direction_can_be_given():
     assert Watch("eval_margin", "max").mode == "max"
     with pytest.raises(ValueError, match="mode = 'maximum': expected auto, max or min"):
         Watch("loss", "maximum")
@@ -76,6 +81,28 @@ def test_each_epoch_that_has_the_metric_is_looked_at_once(stock, monitor):
     assert [each[:2] for each in watcher.seen] == expected
 
 
-def test_an_evaluation_that_never_was_is_an_error_at_the_end():
+BOTH = pytest.mark.parametrize("stock", [False, True], ids=["cifar_hapi.Model", "paddle.Model"])
+
+
+@BOTH
+def test_an_evaluation_that_never_was_is_an_error_as_soon_as_it_is_known(stock):
+    epochs = []
+    with pytest.raises(UnknownMetric, match="eval_loss was never there: nothing was evaluated; give fit"):
+        play(Values("eval_loss"), [{"loss": 1.0}] * 3, stock, on_epoch=lambda model, epoch: epochs.append(epoch))
+    assert len(epochs) == (1 if stock else 3)  # Paddle's own fit evaluates after the first epoch, or never
     with pytest.raises(UnknownMetric, match="eval_loss was never there"):
-        play(Values("eval_loss"), [{"loss": 1.0}, {"loss": 1.0}])
+        toy_model(stock).fit(batches(), epochs=1, verbose=0, callbacks=[Values("eval_loss")])
+
+
+@BOTH
+@pytest.mark.parametrize(("monitor", "evaluated"), [("loss", False), ("loss", True), ("eval_loss", True)])
+def test_stop_training_takes_effect_before_the_next_epoch(stock, monitor, evaluated):
+    class Stop(Values):
+        def on_value(self, epoch, value):
+            self.model.stop_training = epoch == 1
+
+    epochs = []
+    counting = LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    eval_data = batches() if evaluated else None
+    toy_model(stock).fit(batches(), eval_data, epochs=4, verbose=0, callbacks=[Stop(monitor), counting])
+    assert epochs == [0, 1]
