@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.processes import agreed
@@ -24,40 +25,61 @@ class TimeLimit(EpochLogs):
 
     @dataclass
     class State:
-        spent: float = 0.0  # seconds, of complete epochs
-        longest: float = 0.0
+        seconds: float = 0.0  # in all
+        longest_seconds: float = 0.0  # of an epoch
 
     clock = staticmethod(time.monotonic)
+    _began: float | None = None  # when the training of this process did, while it lasts
 
     def __init__(self, limit: float | str):
         super().__init__()
-        self.limit = _seconds(limit)
+        self.limit = _parsed(limit)
         self.reason: str | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "seconds": self._seconds()}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self.reason, self._last = None, self.clock()
+        self.reason, self._began = None, self.clock()
+        self._epoch_began = self._began
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._note()
+        self._epoch_began = self.clock()
+
+    def on_eval_end(self, logs: Logs | None = None) -> None:
+        self._look()
+        super().on_eval_end(logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self._look()  # here, too: Paddle's own fit may not evaluate after it
         super().on_epoch_end(epoch, logs)
-        if self._epoch is not None:  # Paddle's own fit, which may evaluate after this
-            self._look(self.clock() - self._last)
 
-    def on_epoch_complete(self, epoch: int, record: Logs) -> None:
-        now = self.clock()
-        seconds, self._last = now - self._last, now
-        self.state.spent += seconds
-        self.state.longest = max(self.state.longest, seconds)
-        self._look(0.0)
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        super().on_train_end(logs)
+        self.state.seconds, self._began = self._seconds(), None
 
-    def _look(self, running: float) -> None:
-        spent, next_one = self.state.spent + running, max(self.state.longest, running)
-        if self.reason is None and agreed(spent + next_one > self.limit):
+    def _look(self) -> None:
+        if self._epoch is None:  # an evaluation of its own, outside of training
+            return
+        self._note()
+        if self._epoch - self._before + 1 == self.params["epochs"] or self.model.stop_training:
+            return  # no epoch would follow anyway
+        spent, next_one = self._seconds(), self.state.longest_seconds
+        if agreed(spent + next_one > self.limit):
             self.model.stop_training = True
             self.reason = f"{spent:.0f} s of {self.limit:.0f} s are spent, and an epoch takes {next_one:.0f} s"
 
+    def _note(self) -> None:
+        self.state.longest_seconds = max(self.state.longest_seconds, self.clock() - self._epoch_began)
 
-def _seconds(limit: float | str) -> float:
+    def _seconds(self) -> float:
+        return self.state.seconds + (0.0 if self._began is None else self.clock() - self._began)
+
+
+def _parsed(limit: float | str) -> float:
     if isinstance(limit, int | float):
         seconds = float(limit)
     else:
