@@ -27,4 +27,6 @@ class LambdaCallback(Callback):
                 raise TypeError(
                     f"LambdaCallback: {name} is no moment; {f'did you mean {near[0]}' if near else _MOMENTS}"
                 )
+            if not callable(function):
+                raise TypeError(f"LambdaCallback: {name} = {function!r}: expected a function")
             setattr(self, name, function)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import learning_rate
+
+_ADDED = ("lr", "images_per_second")
 
 
 class LearningRateLogger(EpochLogs):
@@ -23,6 +26,10 @@ class LearningRateLogger(EpochLogs):
         images: int = 0  # of the epoch so far
         seconds: float = 0.0
         lr: float = 0.0  # of the last step
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        super().set_params(params)
+        params["metrics"] = [*params.get("metrics", ()), *_ADDED]  # all that Paddle's bar and VisualDL look at
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
@@ -61,5 +68,5 @@ class LearningRateLogger(EpochLogs):
 
 def _remove(logs: Logs | None) -> None:
     """Paddle's own fit has one dictionary for all epochs, evaluations and models: what is put in there stays."""
-    for name in ("lr", "images_per_second"):
+    for name in _ADDED:
         (logs or {}).pop(name, None)
