@@ -17,6 +17,7 @@ from callbacks.paddle_model import (
     batch_statistics,
     check_shapes,
     inputs,
+    keeps_statistics,
     norm_layers,
     set_weights,
     weights,
@@ -116,7 +117,7 @@ class ExponentialMovingAverage(EpochLogs):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self._norms = norm_layers(self.model)
+        self._norms = {name: norm for name, norm in norm_layers(self.model).items() if keeps_statistics(norm)}
         self._moving = self._norms  # those that aren't frozen, as far as is known before the first step
         self._recalculated, self._raw, self._last = (-1, {}), None, None
         self._averages = self._first_averages()

@@ -57,10 +57,14 @@ def inputs(model: Any, batch: Any) -> list[Any]:
 
 
 def norm_layers(model: Any) -> dict[str, nn.Layer]:
-    """The batch-norm layers that keep running statistics by what they see, by name; not those that never do."""
+    """The batch-norm layers by name; in a network that is nothing else, the name is empty."""
     kinds = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
-    layers = model.network.named_sublayers(include_self=True)
-    return {name: each for name, each in layers if isinstance(each, kinds) and not each._use_global_stats}
+    return {name: each for name, each in model.network.named_sublayers(include_self=True) if isinstance(each, kinds)}
+
+
+def keeps_statistics(norm: nn.Layer) -> bool:
+    """Whether in training mode its running statistics follow what it sees."""
+    return not norm._use_global_stats
 
 
 @contextlib.contextmanager
