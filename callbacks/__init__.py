@@ -9,6 +9,7 @@ from callbacks.lambda_callback import LambdaCallback
 from callbacks.learning_rate_logger import LearningRateLogger
 from callbacks.progress import Progress
 from callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
+from callbacks.summaries import TensorBoard, VisualDL
 from callbacks.terminate_on_nan import NonFiniteLoss, TerminateOnNaN
 from callbacks.time_limit import TimeLimit
 from callbacks.watch import UnknownMetric
@@ -25,8 +26,10 @@ __all__ = [
     "NonFiniteLoss",
     "Progress",
     "ReduceLROnPlateau",
+    "TensorBoard",
     "TerminateOnNaN",
     "TimeLimit",
     "UnknownMetric",
+    "VisualDL",
     "read_history",
 ]
