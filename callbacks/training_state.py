@@ -15,7 +15,6 @@ from callbacks.epoch_logs import checked
 from callbacks.optimizer_state import optimizer_state, set_optimizer_state
 from callbacks.paddle_model import optimizer, scaler, set_weights, weights
 
-
 Count = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
 
 
