@@ -15,7 +15,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train evaluate test lint format smoke bench clean
+.PHONY: help train resume evaluate test lint format smoke bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -24,6 +24,9 @@ help:  ## this list
 train: $(INSTALLED)  ## train RECIPE= on DATA= for EPOCHS=, into RUN= (all optional; ARGS= for more)
 	@$(BIN)/cifar-hapi train $(RECIPE) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
 		$(if $(RUN),--run-dir $(RUN)) --device $(DEVICE) $(ARGS)
+
+resume: $(INSTALLED)  ## go on with RUN= (the newest if absent) where it was interrupted; EPOCHS= extends it
+	@$(BIN)/cifar-hapi resume $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) --device $(DEVICE) $(ARGS)
 
 evaluate: $(INSTALLED)  ## evaluate RUN= (the newest if absent) on the whole test set
 	@$(BIN)/cifar-hapi evaluate $(RUN) $(if $(DATA),--data $(DATA)) --device $(DEVICE) $(ARGS)

@@ -104,15 +104,19 @@ def train(
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--epochs", type=int, help="More than the run was to have extend it.")
 @click.option("--allow-changes", is_flag=True, help="Go on although the recipe or the data are not the run's.")
 @_data_dir
 @_device
 @_overrides
 @_common
-def resume(run: Path, overrides: tuple[str, ...], allow_changes: bool, device: str, quiet: bool, **named: Any) -> None:
-    """Go on with RUN where it was interrupted, bit for bit as if it had not been, and evaluate it.
+def resume(
+    run: Path | None, overrides: tuple[str, ...], allow_changes: bool, device: str, quiet: bool, **named: Any
+) -> None:
+    """Go on with RUN (by default the newest in runs/) where it was interrupted, and evaluate it.
+
+    On the same machine it ends bit for bit as if it had never stopped.
 
     \b
     Example:  cifar-hapi resume runs/resnet20-20260101-120000
@@ -121,13 +125,14 @@ def resume(run: Path, overrides: tuple[str, ...], allow_changes: bool, device: s
     from cifar_hapi.run import Run
 
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
-    recipe = Run(run).recipe.with_overrides(changes)
+    begun = Run(run) if run else Run.newest()
+    recipe = begun.recipe.with_overrides(changes)
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.training import fit
 
     verbose = 0 if quiet else 1
-    found = fit(recipe, run_dir=run, device=device, verbose=verbose, resume=True, allow_changes=allow_changes)
+    found = fit(recipe, run_dir=begun.path, device=device, verbose=verbose, resume=True, allow_changes=allow_changes)
     if quiet and found.evaluation:
         terminal.headline(terminal.console(), found.evaluation)
 

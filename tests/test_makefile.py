@@ -29,6 +29,8 @@ def make(*arguments, folder=ROOT, **environment):
             ["train", "RECIPE=resnet20", "EPOCHS=3", "DATA=cifar10", "RUN=runs/x", "ARGS=--seed 1"],
             "bin/cifar-hapi train resnet20 --epochs 3 --data cifar10 --run-dir runs/x --device cpu --seed 1",
         ),
+        (["resume"], "bin/cifar-hapi resume --device cpu"),
+        (["resume", "RUN=runs/x", "EPOCHS=9"], "bin/cifar-hapi resume runs/x --epochs 9 --device cpu"),
         (["evaluate"], "bin/cifar-hapi evaluate --device cpu"),
         (["evaluate", "RUN=runs/x", "ARGS=--json"], "bin/cifar-hapi evaluate runs/x --device cpu --json"),
         (["test", "ARGS=-k loader"], "bin/python -m pytest -k loader"),
