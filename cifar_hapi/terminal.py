@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.watch import Watch
 from cifar_hapi.data.sources import Data
 from cifar_hapi.prediction import Predictions
 from cifar_hapi.recipe import Recipe
@@ -93,7 +94,8 @@ def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
     rated = [record for record in history if monitor in record]
     if not rated:
         return f"last {last['epoch']}; no validation images, so no best"
-    best = (max if recipe.checkpoint.mode == "max" else min)(rated, key=lambda record: float(record[monitor]))
+    rising = Watch(monitor, recipe.checkpoint.mode).mode == "max"
+    best = (max if rising else min)(rated, key=lambda record: float(record[monitor]))
     return "; ".join(
         f"{kind} {record['epoch']} ({monitor} {record.get(monitor, float('nan')):.4f})"
         for kind, record in (("best", best), ("last", last))
