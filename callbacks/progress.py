@@ -26,8 +26,7 @@ class Progress(EpochLogs):
     every_seconds: how often a line is printed where there is no bar: outside of a terminal, and in a notebook (rich's
     bar needs ipywidgets there). console: where to, standard error if absent. Of several processes the first one prints.
     Images a second leave out the first step, which prepares the others. No thread of its own draws, so that none takes
-    time from a step. As a context manager, as which `cifar_hapi.Model` uses it, it leaves the terminal in order after an
-    error.
+    time from a step. As a context manager, and in `cifar_hapi.Model`, it leaves the terminal in order after an error.
     """
 
     def __init__(self, every_seconds: float = 30.0, console: Console | None = None):
@@ -48,11 +47,11 @@ class Progress(EpochLogs):
         self._speaks, self._steps_done = is_writer(), 0
         self._begin = self._shown = time.perf_counter()
         if self._speaks and self._draws:
-            place, metrics = TextColumn("{task.description}"), TextColumn("{task.fields[metrics]}")
-            both = TextColumn("{task.description}  {task.fields[metrics]}")
+            place, metrics = TextColumn("{task.description}"), TextColumn("{task.fields[metrics]}", markup=False)
+            both = TextColumn("{task.description}  {task.fields[metrics]}", markup=False)
             columns = (place, BarColumn(bar_width=16), metrics) if self.console.width >= _ROOM_FOR_A_BAR else (both,)
             self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
-            self._task = self._bar.add_task("", metrics="")
+            self._task = self._bar.add_task("", metrics="the first step prepares the others")
             self._bar.start()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
