@@ -122,14 +122,14 @@ def resume(
     Example:  cifar-hapi resume runs/resnet20-20260101-120000
               cifar-hapi resume runs/resnet20-20260101-120000 --epochs 20
     """
-    from cifar_hapi.run import Run
-
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
-    begun = Run(run) if run else Run.newest()
-    recipe = begun.recipe.with_overrides(changes)
     prepare_process()
     from cifar_hapi import terminal
+    from cifar_hapi.run import Run
     from cifar_hapi.training import fit
+
+    begun = Run(run) if run else Run.newest()
+    recipe = begun.recipe.with_overrides(changes)
 
     verbose = 0 if quiet else 1
     found = fit(recipe, run_dir=begun.path, device=device, verbose=verbose, resume=True, allow_changes=allow_changes)

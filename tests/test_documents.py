@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")  # the Chinese one shows the same code, see below
 DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCKS = [
-    pytest.param(block, id=f"block {number}")
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    pytest.param(block, id=f"{name}, block {number}")
+    for name, text in (("README", README), ("callbacks", (ROOT / "docs" / "callbacks.md").read_text("utf-8")))
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 ]
 
 
@@ -32,7 +33,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_python_in_the_readme_runs(block, empty_folder):
+def test_python_in_the_documents_runs(block, empty_folder):
     exec(compile(block, "README", "exec"), {"__name__": "readme"})
 
 

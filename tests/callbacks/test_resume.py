@@ -122,6 +122,25 @@ def test_global_random_numbers_of_the_data_go_on_too(tmp_path):
     assert same_training(tmp_path / "whole", tmp_path / "cut") == []
 
 
+def test_a_data_set_that_fit_shuffles_itself_goes_on_too(tmp_path):
+    """Not under Paddle's own fit, whose sampler counts its epochs from 0 again; docs/callbacks.md says what is exact."""
+
+    def run(folder, stop_after=None):
+        random.seed(1), np.random.seed(1)
+        model, checkpoint = toy_model(), Checkpoint(folder, every_steps=1)
+        point = checkpoint.resume(model)
+        place = {"initial_epoch": point.epoch, "initial_step": point.batch}
+        try:
+            model.fit(Noise(), batch_size=8, epochs=3, verbose=0, callbacks=[checkpoint, Stop(stop_after)], **place)
+        except ConnectionError:
+            checkpoint.__exit__()
+
+    run(tmp_path / "whole")
+    run(tmp_path / "cut", 5)
+    run(tmp_path / "cut")
+    assert same_training(tmp_path / "whole", tmp_path / "cut") == []
+
+
 def test_a_damaged_checkpoint_is_passed_over_with_its_name(tmp_path):
     train(tmp_path, 7)
     newest = sorted(tmp_path.glob("step-*"))[-1]
