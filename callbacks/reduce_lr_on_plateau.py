@@ -67,7 +67,6 @@ class ReduceLROnPlateau(MetricWatcher):
             return
         if state.cooldown_left:
             state.cooldown_left -= 1
-            state.wait = 0
         if self.improves(value, state.best):
             state.best, state.wait = value, 0
         elif not state.cooldown_left:

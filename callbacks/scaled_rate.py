@@ -20,9 +20,9 @@ def scale_rate(model: Any, *factors: float) -> None:
     A checkpoint has the rates of the schedule itself: whoever scales remembers by what, and does so again after a
     resume. The rate is then the same bit for bit, in whichever order several callbacks do so.
     """
-    plan = scheduler(model)
     if not factors:
         return
+    plan = scheduler(model)
     if plan is None:
         _scale_constant(model, factors)
     elif isinstance(plan, ScaledRate):

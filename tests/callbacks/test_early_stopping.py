@@ -58,6 +58,15 @@ def test_the_reason_is_a_sentence():
     assert stopping.reason == about
 
 
+def test_one_that_had_stopped_and_goes_on_has_not_stopped():
+    first, second = EarlyStopping("loss", patience=1), EarlyStopping("loss", patience=1)
+    play(first, [{"loss": 1.0}, {"loss": 1.0}])
+    assert first.stopped_epoch == 1
+    second.set_state_dict(first.state_dict())
+    play(second, [{"loss": 0.5}], first=2)
+    assert (second.stopped_epoch, second.reason, second.best_epoch) == (None, None, 2)
+
+
 def set_all(model, epoch):
     for tensor in model.network.state_dict().values():
         tensor.set_value(np.full(tensor.shape, epoch, "float32"))
