@@ -28,7 +28,10 @@ def optimizer_state(model: Any) -> tuple[Tensors, dict[str, Any]]:
 
 
 def set_optimizer_state(model: Any, slots: Tensors, scheduler: dict[str, Any]) -> None:
-    """Put back what `optimizer_state` gave. Raises ValueError for slots that don't fit the model's parameters."""
+    """Put back what `optimizer_state` gave; with an empty `scheduler` the schedule stays where it is.
+
+    Raises ValueError for slots that don't fit the model's parameters, and for another schedule's numbers.
+    """
     paddle_names = {structured: name for name, structured in _structured_names(model).items()}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.network.named_parameters()}
     state: dict[str, Any] = {}
@@ -42,9 +45,11 @@ def set_optimizer_state(model: Any, slots: Tensors, scheduler: dict[str, Any]) -
             state.setdefault(_MASTER, {})[paddle_names[owner]] = array
         else:
             state[f"{paddle_names[owner]}_{slot}"] = array
+    own = optimizer(model).state_dict().get(_SCHEDULER, {})
     if scheduler:
-        _check_scheduler(optimizer(model).state_dict().get(_SCHEDULER, {}), scheduler)
-        state[_SCHEDULER] = scheduler
+        _check_scheduler(own, scheduler)
+    if own:  # Paddle insists on one where there is a scheduler
+        state[_SCHEDULER] = scheduler or own
     optimizer(model).set_state_dict(state)
 
 
@@ -59,8 +64,12 @@ def _check_scheduler(expected: dict[str, Any], found: Any) -> None:
     for key, value in expected.items():
         if isinstance(value, dict):
             _check_scheduler(value, found[key])
-        elif isinstance(value, int | float) and not isinstance(found[key], int | float):
+        elif isinstance(value, int | float) and not _is_number(found[key], whole=key == "last_epoch"):
             raise ValueError(f"is of another schedule: {key} = {found[key]!r}")
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    return type(value) in ((int,) if whole else (int, float)) and abs(value) < 2**53
 
 
 def _plain(scheduler: Any) -> Any:

@@ -123,7 +123,7 @@ def test_global_random_numbers_of_the_data_go_on_too(tmp_path):
 
 
 def test_a_data_set_that_fit_shuffles_itself_goes_on_too(tmp_path):
-    """Not under Paddle's own fit, whose sampler counts its epochs from 0 again; docs/callbacks.md says what is exact."""
+    """Not under Paddle's own fit, whose sampler counts its epochs from 0 again: docs/callbacks.md says so."""
 
     def run(folder, stop_after=None):
         random.seed(1), np.random.seed(1)
@@ -233,14 +233,18 @@ def test_an_end_that_cannot_be_saved_is_an_error(tmp_path):
         toy_model().fit(batches(), epochs=2, verbose=0, callbacks=[Checkpoint(tmp_path / "file")])
 
 
-def test_rolling_back_brings_weights_and_optimizer_of_the_newest_finite_checkpoint(tmp_path):
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rolling_back_brings_weights_and_optimizer_of_the_newest_finite_checkpoint(tmp_path, schedule):
     model, checkpoint = toy_model(), Checkpoint(tmp_path, keep=9)
+    made = OPTIMIZERS["momentum"](SCHEDULES[schedule](), model.parameters())
+    model.prepare(made, paddle.nn.CrossEntropyLoss())
     model.fit(batches(), epochs=2, verbose=0, callbacks=[checkpoint])
     kept = checkpoint.folder.read("step-00000003")
     broken = checkpoint.folder.read("step-00000006")
     broken.weights["0.weight"] = broken.weights["0.weight"] * np.float32("nan")
     checkpoint.folder.write(6, broken)
-    assert checkpoint.roll_back() == "step-00000003"
+    rate = model.optimizer.get_lr()
+    assert checkpoint.roll_back() == "step-00000003" and model.optimizer.get_lr() == rate
     for name, tensor in model.network.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), kept.weights[name])
 
