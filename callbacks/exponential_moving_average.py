@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
+from pydantic import Field
 
 from callbacks import random_state
 from callbacks.epoch_logs import EpochLogs, Logs
@@ -46,7 +47,7 @@ class ExponentialMovingAverage(EpochLogs):
 
     @dataclass
     class State:
-        steps: int = 0
+        steps: Annotated[int, Field(ge=0, strict=True)] = 0
         averages: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __init__(
@@ -166,11 +167,14 @@ class ExponentialMovingAverage(EpochLogs):
         return averages
 
     def _set_averages(self, arrays: Tensors) -> None:
+        here, who = self._averaged(), "state of ExponentialMovingAverage"
         try:
-            check_shapes({name: tuple(average.shape) for name, average in self._averages.items()}, arrays, "network")
+            check_shapes({name: average.shape for name, average in here.items()}, arrays, "network")
         except ValueError as error:
-            raise ValueError(f"state of ExponentialMovingAverage: {error}") from None
+            raise ValueError(f"{who}: {error}") from None
         for name, array in arrays.items():
+            if array.dtype != here[name].dtype:
+                raise ValueError(f"{who}: is of another network: {name}: {array.dtype}, here {here[name].dtype}")
             self._averages[name].set_value(array)
 
     def _averaged(self) -> Tensors:

@@ -150,11 +150,24 @@ def test_a_resumed_training_has_the_same_averages(tmp_path, stock, mode):
     assert same_training(tmp_path / "whole", tmp_path / "parts") == []
 
 
-def test_averages_of_another_network_are_refused():
+@pytest.mark.parametrize(
+    ("forged", "message"),
+    [
+        ({"averages": {"0.weight": np.zeros((4, 8), "float32")}}, r"is of another network: 0\.bias: none"),
+        ({"averages": "float64"}, r"is of another network: 0\.weight: float64, here float32"),
+        ({"averages": "int32"}, r"is of another network: 0\.weight: int32, here float32"),
+        ({"steps": -10}, "steps: input should be greater than or equal to 0"),
+        ({"steps": 1.5}, "steps: input should be a valid integer"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(forged, message):
     average = averaging("average")
     toy_model().fit(batches(), verbose=0, callbacks=average)
-    average.set_state_dict({**average.state_dict(), "averages": {"0.weight": np.zeros((4, 8), "float32")}})
-    with pytest.raises(ValueError, match=r"state of ExponentialMovingAverage: is of another network: 0\.bias: none"):
+    state = average.state_dict()
+    if isinstance(forged.get("averages"), str):
+        forged = {"averages": {name: array.astype(forged["averages"]) for name, array in state["averages"].items()}}
+    with pytest.raises(ValueError, match=f"state of ExponentialMovingAverage: {message}"):
+        average.set_state_dict({**state, **forged})
         toy_model().fit(batches(), verbose=0, callbacks=average)
 
 
