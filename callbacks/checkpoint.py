@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from paddle.callbacks import Callback
 
 from callbacks import random_state
 from callbacks.checkpoint_folder import CheckpointError, CheckpointFolder, Saved, Tensors
+from callbacks.checkpoint_writer import CheckpointWriter
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import weights
 from callbacks.processes import is_writer
@@ -78,18 +78,16 @@ class Checkpoint(EpochLogs):
             raise ValueError(f"Checkpoint: {', '.join(wrong)}: must be at least 1")
         self.folder = CheckpointFolder(folder)
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
-        self.keep, self.keep_best = keep, keep_best
+        self.keep_best = keep_best
         self.watch = Watch(monitor, mode) if monitor else None
-        self.callbacks = list(callbacks)
-        self._signals, self._thread = SignalWatch(), ThreadPoolExecutor(1, "checkpoint")
+        self.callbacks, self.state = list(callbacks), self.State()
+        self._signals, self._writer = SignalWatch(), CheckpointWriter(self.folder, keep)
         self._point: ResumePoint | None = None
         self._random: dict[str, Any] | None = None
         self._held: Saved | None = None
         self._epoch_end = ""
         self._seed = 0
         self._states: dict[str, dict[str, Any]] = {}
-        self._writing: tuple[str, Future[None]] | None = None
-        self._failed: str | None = None
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -156,7 +154,7 @@ class Checkpoint(EpochLogs):
         super().on_train_begin(logs)
         self._first_batch = self._point.batch if self._point else 0
         self._seed = self._seed if self._point else random_state.training_seed()
-        self._point, self._failed, self._held = None, None, None
+        self._point, self._held = None, None
         self._saved_at, self._due = time.monotonic(), False
         self._batch, self._began_at, self._random_at_epoch = 0, self.state.step, random_state.capture()
         self._planned = self._before + (self.params.get("epochs") or 0)
@@ -178,7 +176,7 @@ class Checkpoint(EpochLogs):
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
         self.state.step += 1
         self._batch = step + 1
-        if self._writing and self._writing[1].done():
+        if self._writer.is_done:
             self._settle()
         self._due = self._due or self._is_due()
         if self._signals.received is not None:
@@ -220,10 +218,10 @@ class Checkpoint(EpochLogs):
         for _attempt in range(2):
             self._save(final)
             self._settle()
-            if not self._failed:
+            if not self._writer.failed:
                 break
         else:
-            raise CheckpointError(f"the end of the training could not be saved: {self._failed}")
+            raise CheckpointError(f"the end of the training could not be saved: {self._writer.failed}")
 
     def _go_on(self, model: Any, saved: Saved) -> ResumePoint:
         state = put_back(model, saved)
@@ -261,36 +259,17 @@ class Checkpoint(EpochLogs):
         return len(ahead) < self.keep_best
 
     def _save(self, saved: Saved) -> None:
-        self._settle()
         self._saved_at, self._due = time.monotonic(), False
         if is_writer():
-            name = f"step-{saved.state['step']:08d}"
-            best = [name for _, name in self.state.best]
+            self._settle()
             if saved.state["batch"] == 0 and not can_begin_within_an_epoch(self.model):
-                self._epoch_end = name
-            self._writing = name, self._thread.submit(self._write, saved, best)
-
-    def _write(self, saved: Saved, best: list[str]) -> None:
-        name = self.folder.write(saved.state["step"], saved)
-        self.folder.point("latest", name)
-        if best and best[0] in self.folder.names():
-            self.folder.point("best", best[0])
-        self.folder.prune(self.keep, {*best, self._epoch_end})
+                self._epoch_end = f"step-{saved.state['step']:08d}"  # all that Paddle's own fit can go on from
+            self._writer.start(saved, [name for _, name in self.state.best], self._epoch_end)
 
     def _settle(self) -> None:
-        """Wait for the checkpoint that is being written, and warn if it could not be."""
-        if self._writing is None:
-            return
-        (name, written), self._writing = self._writing, None
-        try:
-            written.result()
-            self._failed = None
-        except OSError as error:
-            self._failed = f"{self.folder.path / name}: {error.strerror or error}"
-            self.state.best = [each for each in self.state.best if each[1] != name]
-            good = self.folder.names()
-            kept = f"the last good one is {good[-1]}" if good else "there is none yet"
-            warnings.warn(f"checkpoint not saved: {self._failed}; training goes on, {kept}", stacklevel=2)
+        """Wait for the checkpoint that is being written; one that could not be is none of the best."""
+        lost = self._writer.settle()
+        self.state.best = [each for each in self.state.best if each[1] != lost]
 
     def _save_and_leave(self, saved: Saved) -> None:
         self._save(saved)
