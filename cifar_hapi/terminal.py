@@ -52,6 +52,8 @@ def summarise(out: Console, run: Run) -> None:
         ("", f"cifar-hapi predict {run.path} IMAGE..."),
     ]
     headline(out, evaluation)
+    if run.manifest.get("stopped"):
+        rows.insert(0, ("stopped", run.manifest["stopped"]))
     _rows(out, rows)
 
 

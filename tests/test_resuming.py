@@ -67,6 +67,14 @@ def test_a_run_that_crashed_twice_ends_as_one_that_did_not(small_cifar, tmp_path
     assert len(run.manifest["earlier"]) == 2 and "error" not in run.manifest
 
 
+def test_the_summary_says_why_training_stopped_early(small_cifar, tmp_path, capsys):
+    early = {"early_stopping.monitor": "loss", "early_stopping.mode": "max", "early_stopping.patience": 1}
+    run = small_fit(small_cifar, tmp_path / "run", epochs=9, verbose=1, **early)
+    said = f"loss has not got better for 1 epoch; best {run.history[0]['loss']:.4f} after epoch 1"
+    assert run.manifest["stopped"] == said and f"stopped  {said}" in capsys.readouterr().out
+    assert len(run.history) == 2 and run.status == "finished"
+
+
 def test_resume_begins_a_run_where_there_is_none(small_cifar, tmp_path):
     run = small_fit(small_cifar, tmp_path / "run", resume=True, epochs=1)
     assert run.status == "finished" and len(run.history) == 1
