@@ -12,6 +12,7 @@ from callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
 from callbacks.summaries import TensorBoard, VisualDL
 from callbacks.terminate_on_nan import NonFiniteLoss, TerminateOnNaN
 from callbacks.time_limit import TimeLimit
+from callbacks.training_state import ResumePoint
 from callbacks.watch import UnknownMetric
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NonFiniteLoss",
     "Progress",
     "ReduceLROnPlateau",
+    "ResumePoint",
     "TensorBoard",
     "TerminateOnNaN",
     "TimeLimit",

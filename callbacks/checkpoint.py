@@ -82,7 +82,7 @@ class Checkpoint(EpochLogs):
         self.watch = Watch(monitor, mode) if monitor else None
         self.callbacks, self.state = list(callbacks), self.State()
         self._signals, self._writer = SignalWatch(), CheckpointWriter(self.folder, keep)
-        self._point: ResumePoint | None = None
+        self.point: ResumePoint | None = None
         self._random: dict[str, Any] | None = None
         self._held: Saved | None = None
         self._epoch_end = ""
@@ -108,7 +108,7 @@ class Checkpoint(EpochLogs):
         for name, saved in self.folder.intact():
             try:
                 if training_state(saved).batch == 0 or can_begin_within_an_epoch(model):
-                    return self._go_on(model, saved)
+                    return self._go_on(model, name, saved)
             except ValueError as error:
                 raise CheckpointError(f"{self.folder.path / name}: {error}") from None
         return ResumePoint()
@@ -139,22 +139,22 @@ class Checkpoint(EpochLogs):
                     callback.set_state_dict(states.pop(name))
                 except ValueError as error:
                     raise CheckpointError(f"{self.folder.path}: {error}") from None
-        for name in states:
+        for name in [name for name, state in states.items() if state.keys() > {"epochs"}]:
             warnings.warn(f"the checkpoint has the state of a {name}, which is not among the callbacks", stacklevel=2)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         late = [type(each).__name__ for each in self.callbacks if isinstance(each, EpochLogs) and not each.training]
         if late:
             raise ValueError(f"Checkpoint must come after {', '.join(late)} in the list of callbacks")
-        if self._point is None and self.folder.names():
+        if self.point is None and self.folder.names():
             raise CheckpointError(
-                f"{self.folder.path}: has checkpoints already; call resume(model) first to go on from them, "
-                "or choose another folder"
+                f"{self.folder.path}: has checkpoints already, and none that resume(model) went on from; "
+                "call it before fit, or choose another folder"
             )
         super().on_train_begin(logs)
-        self._first_batch = self._point.batch if self._point else 0
-        self._seed = self._seed if self._point else random_state.training_seed()
-        self._point, self._held = None, None
+        self._first_batch = self.point.batch if self.point else 0
+        self._seed = self._seed if self.point else random_state.training_seed()
+        self.point, self._held = None, None
         self._saved_at, self._due = time.monotonic(), False
         self._batch, self._began_at, self._random_at_epoch = 0, self.state.step, random_state.capture()
         self._planned = self._before + (self.params.get("epochs") or 0)
@@ -223,13 +223,15 @@ class Checkpoint(EpochLogs):
         else:
             raise CheckpointError(f"the end of the training could not be saved: {self._writer.failed}")
 
-    def _go_on(self, model: Any, saved: Saved) -> ResumePoint:
+    def _go_on(self, model: Any, name: str, saved: Saved) -> ResumePoint:
         state = put_back(model, saved)
         self._states = callback_states(saved)
         self.set_state_dict(self._states.pop("Checkpoint", {}))
         self._seed, self._random = state.seed, state.random if state.batch else None
-        self._point = ResumePoint(state.epoch, state.batch, state.step, state.planned, state.ended)
-        return self._point
+        self.point = ResumePoint(state.epoch, state.batch, state.step, state.planned, state.ended)
+        if not can_begin_within_an_epoch(model):
+            self._epoch_end = name  # to stay until there is a newer one at an epoch's end
+        return self.point
 
     def _captured(self, epochs: int | None = None) -> Saved:
         """Everything, at present; epochs: how many are complete."""

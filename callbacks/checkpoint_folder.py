@@ -145,7 +145,7 @@ class CheckpointFolder:
             try:
                 saved = self.read(name)
             except CheckpointError as error:
-                warnings.warn(f"{error}; an older checkpoint is used", stacklevel=2)
+                warnings.warn(f"{error}; it is passed over for an older one", stacklevel=2)
             else:
                 yield name, saved
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class History(EpochLogs):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self._first_step = True
+        self._first_step, self._torn = True, False
         if self.path is not None and is_writer():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_file(self.path, "".join(map(_line, self.state.records)))
@@ -84,9 +85,22 @@ class History(EpochLogs):
         state.records.append(full)
         state.seconds, state.timed_images, state.timed_seconds = 0.0, 0, 0.0
         if self.path is not None and is_writer():
+            try:
+                self._append(full)
+            except OSError as error:
+                self._torn = True
+                why = error.strerror or error
+                warnings.warn(f"{self.path}: epoch {epoch + 1} not written: {why}; training goes on", stacklevel=2)
+
+    def _append(self, record: dict[str, Any]) -> None:
+        assert self.path is not None
+        if self._torn:  # an earlier line is missing
+            write_file(self.path, "".join(map(_line, self.state.records)))
+            self._torn = False
+        else:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(full))
-            write_file(self.path.with_suffix(".csv"), _table(state.records))
+                file.write(_line(record))
+        write_file(self.path.with_suffix(".csv"), _table(self.state.records))
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ import threading
 from types import FrameType
 from typing import Any
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _SAID = b"\nsaving after this step; once more ends it at once\n"
 
 
 class SignalWatch:
-    """Notes the first SIGTERM or Ctrl-C instead of dying of it; the next one does what it did before.
+    """Notes the first SIGTERM, Ctrl-C or hang-up instead of dying of it; the next one does what it did before.
 
     In a thread other than the main one, and for signals that the process ignores, nothing changes.
     """
@@ -34,7 +34,7 @@ class SignalWatch:
             signal.signal(*self._previous.popitem())
 
     def leave(self) -> None:
-        """End the process as the signal would have: KeyboardInterrupt, or SystemExit(143) for SIGTERM."""
+        """End the process as the signal would have: KeyboardInterrupt, SystemExit(143) for SIGTERM, 129 for SIGHUP."""
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + (self.received or 0))

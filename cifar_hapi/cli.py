@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from cifar_hapi.runtime import cache_folder, prepare_process
 
 def main() -> NoReturn:
     """Run the command and exit: 0 success, 2 usage or recipe, 3 data, 4 run, 1 anything else, 130 after Ctrl-C."""
+    warnings.showwarning = _warn
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -37,6 +39,11 @@ def run_command(arguments: list[str]) -> int:
             traceback.print_exc()
         click.echo(f"error: {error}", err=True)
         return getattr(error, "exit_code", 1)
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning as one line, without the place in the code."""
+    click.echo(f"warning: {message}", err=True)
 
 
 def _complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,10 @@ def record_evaluation(
         "precision": choice.precision,
         "when": now(),
     }
-    run.save_evaluation(evaluation)
+    try:
+        run.save_evaluation(evaluation)
+    except OSError as error:  # it is a result all the same
+        warnings.warn(f"run {run.path}: evaluation.json not written: {error.strerror or error}", stacklevel=2)
     return evaluation
 
 

@@ -221,7 +221,14 @@ class Recipe:
     @model_validator(mode="after")
     def _check_what_spans_keys(self) -> Recipe:
         size, epochs = self.data.image_size, self.epochs
+        stopping = self.early_stopping.monitor if self.early_stopping else ""
         checks = [
+            (
+                "early_stopping.monitor",
+                stopping,
+                self.data.val_fraction > 0 or not stopping.startswith("eval_"),
+                "needs validation images: data.val_fraction above 0",
+            ),
             (
                 "augment.crop_padding",
                 self.augment.crop_padding,

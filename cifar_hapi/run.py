@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from callbacks import CheckpointFolder, read_history
+from callbacks import CheckpointFolder, ResumePoint, read_history
 from callbacks.durable import write_file
 from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.errors import RecipeError, RunError
@@ -129,10 +130,18 @@ def started_run(path: Path, manifest: dict[str, Any], model: Any = None) -> Iter
 
 
 @contextmanager
-def resumed_run(path: Path, manifest: dict[str, Any], model: Any = None) -> Iterator[Run]:
-    """The run at `path`, going on; run.json keeps when and with what it began. Raises RunError as `started_run`."""
+def resumed_run(
+    path: Path, manifest: dict[str, Any], model: Any, resume: Callable[[Any], ResumePoint]
+) -> Iterator[Run]:
+    """The run at `path`, going on; run.json keeps when and with what it began. Raises RunError as `started_run`.
+
+    resume: puts a checkpoint into the model; what it refuses leaves the run as it was.
+    """
     with _held(path):
         run = Run(path, model)
+        point = resume(model)
+        if not point.step and (run.history or run.checkpoints.names()):
+            raise RunError(f"run {path}: has no intact checkpoint to go on from; train anew, into another directory")
         before = {key: run.manifest.get(key) for key in ("versions", "machine", "engine", "precision", "command")}
         earlier = [*run.manifest.get("earlier", []), {**before, "ended": run.manifest.get("ended")}]
         run.update(**manifest, status="running", resumed=now(), earlier=earlier)
@@ -146,7 +155,10 @@ def _told(run: Run) -> Iterator[Run]:
     begin, before = time.perf_counter(), float(run.manifest.get("seconds", 0))
 
     def end(status: str, **more: str) -> None:
-        run.update(status=status, ended=now(), seconds=round(before + time.perf_counter() - begin, 1), **more)
+        try:
+            run.update(status=status, ended=now(), seconds=round(before + time.perf_counter() - begin, 1), **more)
+        except OSError as error:  # it must not hide why the run ends
+            warnings.warn(f"run {run.path}: run.json not written: {error.strerror or error}", stacklevel=2)
 
     try:
         yield run
@@ -163,7 +175,10 @@ def _told(run: Run) -> Iterator[Run]:
 def free_run_path(path: str | Path) -> Path:
     """`path`, if it holds no run yet; else RunError."""
     if (Path(path) / "run.json").exists():
-        raise RunError(f"run {path}: exists already; choose another run directory, or remove it")
+        raise RunError(
+            f"run {path}: exists already; `cifar-hapi resume {path}` (resume=True) goes on with it, "
+            "or choose another run directory"
+        )
     return Path(path)
 
 

@@ -38,6 +38,12 @@ def announce(out: Console, run: Run, data: Data, steps: int) -> None:
     _say(out, data.note)
 
 
+def say_complete(out: Console, run: Run) -> None:
+    """That there is nothing to resume, and what could be done."""
+    stopped = f", stopped early: {run.manifest['stopped']}" if run.manifest.get("stopped") else ""
+    out.print(f"run {run.path} is complete: {len(run.history)} epochs{stopped}; more --epochs would extend it")
+
+
 def summarise(out: Console, run: Run) -> None:
     """How a training went, where its files are, and what to type next."""
     history, evaluation = run.history, run.evaluation

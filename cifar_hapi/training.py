@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from callbacks import (
     ExponentialMovingAverage,
     History,
     Progress,
+    ResumePoint,
     TerminateOnNaN,
 )
 from cifar_hapi import terminal
@@ -82,7 +84,7 @@ def fit(
     talk = terminal.console(quiet=not verbose)
     earlier = begun_run(run_dir, resolved, allow_changes) if resume else None
     if earlier and is_complete(earlier, resolved):
-        talk.print(f"run {earlier.path} is complete: {len(earlier.history)} epochs; more --epochs would extend it")
+        terminal.say_complete(talk, earlier)
         earlier.model = load(earlier)
         return earlier
     path = new_run_path(resolved.name) if run_dir is None else Path(run_dir) if earlier else free_run_path(run_dir)
@@ -94,12 +96,18 @@ def fit(
         model, loaders = build_training(resolved, images)
         engine = use_declared_engine(model.network, resolved, device_name)
         manifest = _manifest(resolved, images, device_name, engine, settings)
-        with (resumed_run if earlier else started_run)(path, manifest, model) as run:
+        checkpoint = _declared_checkpoint(resolved, path)
+        held = resumed_run(path, manifest, model, checkpoint.resume) if earlier else started_run(path, manifest, model)
+        with _refusals_as_run_errors(path), held as run:
             terminal.announce(talk, run, images, len(loaders[0]))
             if (engine.engine, device_name) == ("native", "cpu") and (late := slowed_by(settings)):
                 talk.print(late)
             shown = [Progress(console=talk)] if verbose else []
-            _train(run, resolved, loaders, [*callbacks, *shown], talk)  # what is shown last is on disk
+            try:
+                _train(run, resolved, loaders, checkpoint, [*callbacks, *shown], talk)
+            except (KeyboardInterrupt, SystemExit):
+                talk.print(f"{'saved':9}`cifar-hapi resume {path}` goes on from here")
+                raise
             found = record_evaluation(
                 run,
                 run.model.network,
@@ -166,13 +174,45 @@ def _train(
     run: Run,
     recipe: Recipe,
     loaders: tuple[BatchLoader, BatchLoader | None],
+    checkpoint: Checkpoint,
     callbacks: Sequence[Callback],
     talk: Console,
 ) -> None:
-    """Train `run.model` from its newest checkpoint, if there is one, to the end."""
+    """Train `run.model` to the end, from where `checkpoint` has resumed it."""
+    point = checkpoint.point or ResumePoint()
+    if point.ended and point.planned == recipe.epochs:  # what was left is the evaluation
+        run.model = load(run)
+        return
+    if point.step:
+        talk.print(f"{'resumed':9}after step {point.step}: epoch {point.epoch + 1}, step {point.batch + 1} is next")
+        schedule = run.model.optimizer._learning_rate  # private: its rate may follow another plan from here on
+        schedule.step(schedule.last_epoch)
+    every = [*_declared_callbacks(recipe, run), checkpoint, *callbacks]
+    run.model.fit(
+        *loaders,
+        epochs=recipe.epochs,
+        eval_freq=recipe.eval_every_epochs,
+        verbose=0,
+        callbacks=every,
+        initial_epoch=point.epoch,
+        initial_step=point.batch,
+    )
+    reasons = [reason for callback in every if (reason := getattr(callback, "reason", None))]
+    run.update(stopped=reasons[0] if reasons else None)
+
+
+@contextlib.contextmanager
+def _refusals_as_run_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise RunError(f"run {path}: {error}") from None
+
+
+def _declared_checkpoint(recipe: Recipe, path: Path) -> Checkpoint:
     saving = recipe.checkpoint
-    checkpoint = Checkpoint(
-        run.checkpoints.path,
+    return Checkpoint(
+        path / "checkpoints",
         every_epochs=saving.every_epochs,
         every_steps=saving.every_steps,
         every_seconds=saving.every_seconds,
@@ -181,29 +221,6 @@ def _train(
         monitor=saving.monitor,
         mode=saving.mode,
     )
-    try:
-        point = checkpoint.resume(run.model)
-        if point.ended and point.planned == recipe.epochs:  # what was left is the evaluation
-            run.model = load(run)
-            return
-        if point.step:
-            talk.print(f"{'resumed':9}after step {point.step}: epoch {point.epoch + 1}, step {point.batch + 1} is next")
-            schedule = run.model.optimizer._learning_rate  # private: its rate may follow another plan from here on
-            schedule.step(schedule.last_epoch)
-        every = [*_declared_callbacks(recipe, run), checkpoint, *callbacks]
-        run.model.fit(
-            *loaders,
-            epochs=recipe.epochs,
-            eval_freq=recipe.eval_every_epochs,
-            verbose=0,
-            callbacks=every,
-            initial_epoch=point.epoch,
-            initial_step=point.batch,
-        )
-    except CheckpointError as error:
-        raise RunError(f"run {run.path}: {error}") from None
-    reasons = [reason for callback in every if (reason := getattr(callback, "reason", None))]
-    run.update(stopped=reasons[0] if reasons else None)
 
 
 def _declared_callbacks(recipe: Recipe, run: Run) -> list[Callback]:

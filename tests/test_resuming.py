@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from small_training import small_fit, write_small_cifar
 from test_cli import TINY_ARGUMENTS, program
 from toy import same_training
 
+from callbacks import History
 from cifar_hapi import DataError, RecipeError, Run, RunError
 
 AVERAGED = {"averaging.decay": 0.9, "early_stopping.patience": 1, "early_stopping.restore_best": True}
@@ -115,6 +118,51 @@ def test_a_checkpoint_of_another_network_is_an_error_of_one_line(small_cifar, tm
         small_fit(small_cifar, tmp_path / "run", epochs=2, resume=True, allow_changes=True, **{"network.width": 4})
 
 
+def test_a_refused_resume_leaves_the_run_as_it_was(small_cifar, tmp_path):
+    small_fit(small_cifar, tmp_path / "run", epochs=1)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(RunError, match="is of another optimizer: Momentum, here Adam"):
+        small_fit(
+            small_cifar,
+            tmp_path / "run",
+            epochs=2,
+            resume=True,
+            allow_changes=True,
+            **{"optimizer.name": "adam", "optimizer.nesterov": False},
+        )
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["removed", "damaged"])
+def test_without_an_intact_checkpoint_a_run_does_not_start_anew(small_cifar, tmp_path, gone):
+    crashed(small_cifar, tmp_path / "run", 8)
+    history = (tmp_path / "run" / "history.jsonl").read_bytes()
+    for folder in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        shutil.rmtree(folder) if gone else (folder / "MANIFEST.json").write_text("")
+    with warnings.catch_warnings(record=True), pytest.raises(RunError, match="has no intact checkpoint to go on from"):
+        small_fit(small_cifar, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "history.jsonl").read_bytes() == history
+
+
+def test_early_stopping_without_validation_images_is_refused_before_training(small_cifar, tmp_path):
+    with pytest.raises(RecipeError, match=r"early_stopping.monitor = eval_loss: needs validation images"):
+        small_fit(small_cifar, tmp_path / "run", **{"early_stopping.patience": 1, "data.val_fraction": 0.0})
+
+
+def test_a_history_that_cannot_be_written_is_warned_of_and_whole_again_later(small_cifar, tmp_path, monkeypatch):
+    append, failing = History._append, [True]
+
+    def fail_once(self, record):
+        if failing.pop() if failing else False:
+            raise OSError(28, "No space left on device")
+        append(self, record)
+
+    monkeypatch.setattr(History, "_append", fail_once)
+    with pytest.warns(UserWarning, match=r"history.jsonl: epoch 1 not written: No space left on device"):
+        run = small_fit(small_cifar, tmp_path / "run")
+    assert [record["epoch"] for record in run.history] == [1, 2] and run.status == "finished"
+
+
 def started(folder, small_cifar):
     """`cifar-hapi train` in a process of its own, in its second epoch."""
     options = [
@@ -139,7 +187,7 @@ def started(folder, small_cifar):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_in_a_checkpoint_and_an_interrupted_run(small_cifar, tmp_path, number, code):
     process = started(tmp_path / "run", small_cifar)
     begin = time.monotonic()
@@ -147,6 +195,7 @@ def test_a_signal_ends_in_a_checkpoint_and_an_interrupted_run(small_cifar, tmp_p
     output = "".join(process.communicate(timeout=60))
     assert process.returncode == code and time.monotonic() - begin < 10, output
     assert "saving after this step" in output and "Traceback" not in output
+    assert f"`cifar-hapi resume {tmp_path / 'run'}` goes on from here" in output
     run = Run(tmp_path / "run")
     assert run.status == "interrupted"
     saved = run.checkpoints.read(run.checkpoints.labelled("latest"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import random
 import signal
@@ -15,9 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle.callbacks import Callback
+from rich.console import Console
 from toy import batches, same_training, toy_model
 
-from callbacks import Checkpoint, CheckpointError, CheckpointFolder, EarlyStopping, ExponentialMovingAverage, History
+from callbacks import (
+    Checkpoint,
+    CheckpointError,
+    CheckpointFolder,
+    EarlyStopping,
+    ExponentialMovingAverage,
+    History,
+    Progress,
+)
 
 SCHEDULES = {
     "constant": lambda: 0.1,
@@ -89,6 +99,24 @@ def test_under_paddles_own_fit_it_goes_on_at_the_begin_of_an_epoch(tmp_path, ste
     point = train(tmp_path / "cut", stock=True)
     assert point.batch == 0 and point.epoch == steps // 3 - (steps % 3 == 0)
     assert same_training(tmp_path / "whole", tmp_path / "cut") == []
+
+
+def test_saves_within_an_epoch_never_push_out_what_paddles_own_fit_can_go_on_from(tmp_path):
+    train(tmp_path / "whole", stock=True)
+    for steps in (4, 1, 1, 2):
+        train(tmp_path / "cut", steps, stock=True, keep=1)
+    assert train(tmp_path / "cut", stock=True, keep=1).epoch == 1
+    assert same_training(tmp_path / "whole", tmp_path / "cut") == []
+
+
+def test_a_callback_that_remembers_nothing_is_not_missed(tmp_path):
+    shown = Progress(console=Console(file=io.StringIO()))
+    toy_model().fit(batches(), epochs=1, verbose=0, callbacks=[shown, Checkpoint(tmp_path)])
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.resume(toy_model())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoint.set_params({"callbacks": [checkpoint]})
 
 
 class Noise(paddle.io.Dataset):
