@@ -203,6 +203,18 @@ def test_a_signal_ends_in_a_checkpoint_and_an_interrupted_run(small_cifar, tmp_p
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(small_cifar, tmp_path):
+    process = started(tmp_path / "run", small_cifar)
+    for _time in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)  # two that arrive together are one
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in err
+    run = Run(tmp_path / "run")
+    assert run.status == "interrupted" and next(run.checkpoints.intact())[1].state["step"] > 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 def test_a_killed_run_is_interrupted_and_the_command_resumes_it(small_cifar, tmp_path):
     process = started(tmp_path / "run", small_cifar)
     assert Run(tmp_path / "run").status == "running"
