@@ -172,8 +172,9 @@ def test_a_diverging_training_is_exit_code_1(command, small_cifar):
 
 
 def heed_ctrl_c():
-    """Where the tests run in the background, shells have their children ignore SIGINT."""
+    """Where the tests run in the background, shells have their children ignore SIGINT, and nohup SIGHUP."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def program(*arguments):
