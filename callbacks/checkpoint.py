@@ -13,14 +13,15 @@ import numpy as np
 from paddle.callbacks import Callback
 
 from callbacks import random_state
-from callbacks.checkpoint_folder import CheckpointError, CheckpointFolder, Saved, Tensors
+from callbacks.checkpoint_folder import CheckpointError, CheckpointFolder, Saved, name_of
 from callbacks.checkpoint_writer import CheckpointWriter
 from callbacks.epoch_logs import EpochLogs, Logs
-from callbacks.paddle_model import weights
+from callbacks.paddle_model import Tensors, initial_seed, weights
 from callbacks.processes import is_writer
 from callbacks.signals import SignalWatch
 from callbacks.training_state import (
     ResumePoint,
+    TrainingState,
     by_name,
     callback_states,
     can_begin_within_an_epoch,
@@ -107,8 +108,9 @@ class Checkpoint(EpochLogs):
             self.folder.sweep()
         for name, saved in self.folder.intact():
             try:
-                if training_state(saved).batch == 0 or can_begin_within_an_epoch(model):
-                    return self._go_on(model, name, saved)
+                state = training_state(saved)
+                if state.batch == 0 or can_begin_within_an_epoch(model):
+                    return self._go_on(model, name, saved, state)
             except ValueError as error:
                 raise CheckpointError(f"{self.folder.path / name}: {error}") from None
         return ResumePoint()
@@ -120,7 +122,7 @@ class Checkpoint(EpochLogs):
         """
         self._settle()
         for name, saved in self.folder.intact():
-            if all(np.isfinite(tensor).all() for tensor in (saved.training or saved.weights).values()):
+            if all(np.isfinite(tensor).all() for tensor in saved.to_go_on.values()):
                 put_back_weights(self.model, saved)
                 states = callback_states(saved)
                 for key, callback in by_name(self.callbacks).items():
@@ -153,10 +155,10 @@ class Checkpoint(EpochLogs):
             )
         super().on_train_begin(logs)
         self._first_batch = self.point.batch if self.point else 0
-        self._seed = self._seed if self.point else random_state.training_seed()
+        self._seed = self._seed if self.point else initial_seed()
         self.point, self._held = None, None
         self._saved_at, self._due = time.monotonic(), False
-        self._batch, self._began_at, self._random_at_epoch = 0, self.state.step, random_state.capture()
+        self._began_at = self.state.step
         self._planned = self._before + (self.params.get("epochs") or 0)
         if is_writer():
             self.folder.sweep()
@@ -212,8 +214,7 @@ class Checkpoint(EpochLogs):
     def _save_end(self, saved: Saved) -> None:
         """Save what the training ended with, and the weights that it would go on with if others replaced them."""
         now = weights(self.model)
-        training = saved.weights if saved.training is None else saved.training
-        final = replace(saved, weights=now, training=None if _equal(now, training) else training)
+        final = replace(saved, weights=now, training=None if _equal(now, saved.to_go_on) else saved.to_go_on)
         final.state["ended"] = True
         for _attempt in range(2):
             self._save(final)
@@ -223,8 +224,8 @@ class Checkpoint(EpochLogs):
         else:
             raise CheckpointError(f"the end of the training could not be saved: {self._writer.failed}")
 
-    def _go_on(self, model: Any, name: str, saved: Saved) -> ResumePoint:
-        state = put_back(model, saved)
+    def _go_on(self, model: Any, name: str, saved: Saved, state: TrainingState) -> ResumePoint:
+        put_back(model, saved, state)
         self._states = callback_states(saved)
         self.set_state_dict(self._states.pop("Checkpoint", {}))
         self._seed, self._random = state.seed, state.random if state.batch else None
@@ -257,7 +258,7 @@ class Checkpoint(EpochLogs):
             return False
         ahead = [each for each in self.state.best if not self.watch.better(value, each[0])]
         behind = self.state.best[len(ahead) :]
-        self.state.best = [*ahead, (value, f"step-{self.state.step:08d}"), *behind][: self.keep_best]
+        self.state.best = [*ahead, (value, name_of(self.state.step)), *behind][: self.keep_best]
         return len(ahead) < self.keep_best
 
     def _save(self, saved: Saved) -> None:
@@ -265,7 +266,7 @@ class Checkpoint(EpochLogs):
         if is_writer():
             self._settle()
             if saved.state["batch"] == 0 and not can_begin_within_an_epoch(self.model):
-                self._epoch_end = f"step-{saved.state['step']:08d}"  # all that Paddle's own fit can go on from
+                self._epoch_end = name_of(saved.state["step"])  # all that Paddle's own fit can go on from
             self._writer.start(saved, [name for _, name in self.state.best], self._epoch_end)
 
     def _settle(self) -> None:

@@ -32,6 +32,7 @@ from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as format_tensors
 
 from callbacks.durable import sync_folder, write_file, write_new_file
+from callbacks.paddle_model import Tensors
 
 _NAME = re.compile(r"step-\d{8,12}")
 _TENSOR_PARTS = ("weights", "training", "optimizer", "callbacks")
@@ -39,7 +40,6 @@ _SMALL = 2**20  # bytes; a manifest has less than a thousand
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
 
 Label = Literal["latest", "best"]
-Tensors = dict[str, np.ndarray]
 
 
 class CheckpointError(Exception):
@@ -59,6 +59,11 @@ class Saved:
     callbacks: Tensors = field(default_factory=dict)
     training: Tensors | None = None
 
+    @property
+    def to_go_on(self) -> Tensors:
+        """The weights that training goes on with."""
+        return self.weights if self.training is None else self.training
+
 
 class CheckpointFolder:
     """The checkpoints below `path`."""
@@ -72,7 +77,7 @@ class CheckpointFolder:
         A reader sees all of it or none of it. One of the same step that is there already is replaced.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        name = f"step-{step:08d}"
+        name = name_of(step)
         beside = Path(tempfile.mkdtemp(dir=self.path, prefix=f".{name}-"))
         replaced = beside.with_name(f"{beside.name}-replaced")
         try:
@@ -148,6 +153,11 @@ class CheckpointFolder:
                 warnings.warn(f"{error}; it is passed over for an older one", stacklevel=2)
             else:
                 yield name, saved
+
+
+def name_of(step: int) -> str:
+    """The name of the checkpoint of `step`."""
+    return f"step-{step:08d}"
 
 
 def step_of(name: str) -> int:

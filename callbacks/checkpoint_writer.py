@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from callbacks.checkpoint_folder import CheckpointFolder, Saved
+from callbacks.checkpoint_folder import CheckpointFolder, Saved, name_of
 
 
 class CheckpointWriter:
@@ -23,7 +23,7 @@ class CheckpointWriter:
     def start(self, saved: Saved, best: list[str], spared: str) -> None:
         """Write `saved`, after the one before. best: the names of the best ones, the very best first."""
         self.settle()
-        name = f"step-{saved.state['step']:08d}"
+        name = name_of(saved.state["step"])
         self._writing = name, self._thread.submit(self._write, saved, best, spared)
 
     @property

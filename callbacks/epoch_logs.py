@@ -6,7 +6,6 @@ that wants both an epoch's training and evaluation metrics takes them here.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +43,7 @@ class EpochLogs(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that a later `fit` needs to go on from here: numbers, texts, lists, dictionaries and arrays."""
-        return {"epochs": self._epochs, **copy.deepcopy(_fields(self.state))}
+        return {"epochs": self._epochs, **dataclasses.asdict(self.state)}
 
     def set_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next `fit` go on from `state`. Raises ValueError for anything that `state_dict` would not give."""
@@ -111,7 +110,3 @@ def plain_numbers(logs: Logs | None) -> Logs:
     if "loss" in arrays:
         arrays["loss"] = arrays["loss"].sum()
     return {key: value.item() for key, value in arrays.items() if value.size == 1 and value.dtype.kind in "fiub"}
-
-
-def _fields(state: Any) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

@@ -15,9 +15,10 @@ from callbacks import random_state
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import (
     Tensors,
+    as_tensors,
     batch_statistics,
     check_shapes,
-    inputs,
+    inputs_and_labels,
     keeps_statistics,
     norm_layers,
     set_weights,
@@ -118,7 +119,7 @@ class ExponentialMovingAverage(EpochLogs):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
-        self._norms = {name: norm for name, norm in norm_layers(self.model).items() if keeps_statistics(norm)}
+        self._norms = {name: norm for name, norm in norm_layers(self.model.network).items() if keeps_statistics(norm)}
         self._moving = self._norms  # those that aren't frozen, as far as is known before the first step
         self._recalculated, self._raw, self._last = (-1, {}), None, None
         self._averages = self._first_averages()
@@ -195,9 +196,7 @@ def _statistics_of(batches: Iterable[Any], model: Any, norms: dict[str, Any]) ->
     try:
         with batch_statistics(model, norms.values()), paddle.no_grad():
             for batch in batches:
-                parts = [
-                    each if isinstance(each, paddle.Tensor) else paddle.to_tensor(each) for each in inputs(model, batch)
-                ]
+                parts = as_tensors(inputs_and_labels(model, batch)[0])
                 model.network(*parts)
                 sizes.append(parts[0].shape[0])
                 now = model.network.state_dict()

@@ -18,7 +18,7 @@ def optimizer_state(model: Any) -> tuple[Tensors, dict[str, Any]]:
     """Copies of the slots, `weight/velocity_0` and the like, and the scheduler's numbers ({} without a scheduler)."""
     names = _structured_names(model)
     state = dict(optimizer(model).state_dict())
-    scheduler = _plain(state.pop(_SCHEDULER, {}))
+    scheduler = plain(state.pop(_SCHEDULER, {}))
     masters = {f"{names[name]}/{_MASTER}": np.array(tensor) for name, tensor in state.pop(_MASTER, {}).items()}
     slots = {}
     for key, tensor in state.items():
@@ -72,10 +72,10 @@ def _is_number(value: Any, whole: bool) -> bool:
     return type(value) in ((int,) if whole else (int, float)) and abs(value) < 2**53
 
 
-def _plain(scheduler: Any) -> Any:
-    """A scheduler's state as JSON has it: NumPy's numbers become Python's."""
-    if isinstance(scheduler, dict):
-        return {key: _plain(value) for key, value in scheduler.items()}
-    if isinstance(scheduler, list | tuple):
-        return [_plain(value) for value in scheduler]
-    return scheduler.item() if isinstance(scheduler, np.generic | np.ndarray) else scheduler
+def plain(state: Any) -> Any:
+    """The state of a scheduler or a scaler as JSON has it: NumPy's numbers become Python's."""
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [plain(value) for value in state]
+    return state.item() if isinstance(state, np.generic | np.ndarray) else state

@@ -34,11 +34,6 @@ def scaler(model: Any) -> Any:
     return getattr(model, "_scaler", None)
 
 
-def metrics(model: Any) -> list[Any]:
-    """The `paddle.metric.Metric`s that `prepare` was given."""
-    return list(model._metrics)
-
-
 def weights(model: Any) -> Tensors:
     """Parameters and buffers of the model's network by name, copied to the host."""
     return {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
@@ -51,15 +46,21 @@ def set_weights(model: Any, tensors: Tensors) -> None:
     model.network.set_state_dict(tensors)
 
 
-def inputs(model: Any, batch: Any) -> list[Any]:
-    """What of a batch, nested as may be, the network is called with: as many parts as its forward takes."""
-    return list(paddle.utils.flatten(batch)[: len(model._inputs or [None])])
+def inputs_and_labels(model: Any, batch: Any) -> tuple[list[Any], list[Any]]:
+    """A batch, nested as may be, split where Paddle does: the inputs, as many as the network's forward takes, first."""
+    parts, count = list(paddle.utils.flatten(batch)), len(model._inputs or [None])
+    return parts[:count], parts[count:]
 
 
-def norm_layers(model: Any) -> dict[str, nn.Layer]:
+def as_tensors(parts: Iterable[Any]) -> list[paddle.Tensor]:
+    """Paddle's tensors of arrays; those that are tensors as they are, not copied."""
+    return [part if isinstance(part, paddle.Tensor) else paddle.to_tensor(part) for part in parts]
+
+
+def norm_layers(network: nn.Layer) -> dict[str, nn.Layer]:
     """The batch-norm layers by name; in a network that is nothing else, the name is empty."""
     kinds = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
-    return {name: each for name, each in model.network.named_sublayers(include_self=True) if isinstance(each, kinds)}
+    return {name: each for name, each in network.named_sublayers(include_self=True) if isinstance(each, kinds)}
 
 
 def keeps_statistics(norm: nn.Layer) -> bool:
@@ -87,16 +88,20 @@ def batch_statistics(model: Any, norms: Iterable[nn.Layer]) -> Iterator[None]:
 
 def check_shapes(expected: dict[str, tuple[int, ...]], tensors: Tensors, what: str) -> None:
     """Raise ValueError, one line with the first three differences, unless `tensors` have the `expected` shapes."""
+    if differences := shape_differences(expected, tensors):
+        raise ValueError(f"is of another {what}: {differences}")
+
+
+def shape_differences(expected: dict[str, tuple[int, ...]], tensors: Tensors) -> str:
+    """The first three names whose shapes are not those `expected`, and how many more there are; "" if none are."""
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     differing = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
-    if differing:
-        first = "; ".join(
-            f"{name}: {list(found[name]) if name in found else 'none'}, "
-            f"here {list(expected[name]) if name in expected else 'none'}"
-            for name in differing[:3]
-        )
-        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ValueError(f"is of another {what}: {first}{more}")
+    first = "; ".join(
+        f"{name}: {list(found[name]) if name in found else 'none'}, "
+        f"here {list(expected[name]) if name in expected else 'none'}"
+        for name in differing[:3]
+    )
+    return first + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
 
 
 def initial_seed() -> int:

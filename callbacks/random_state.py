@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import paddle
 
-from callbacks.paddle_model import initial_seed
-
 
 def capture() -> dict[str, Any]:
     """The state of Python's and NumPy's global generators."""
@@ -31,11 +29,6 @@ def restore(state: dict[str, Any]) -> None:
         np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))
     except (TypeError, LookupError, OverflowError, ValueError) as error:
         raise ValueError(f"state of random numbers: {error}") from None
-
-
-def training_seed() -> int:
-    """What Paddle was seeded with in this process, by the user or by chance."""
-    return initial_seed()
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -135,7 +135,7 @@ def _batch_norm(model: Any) -> dict[str, np.ndarray]:
     parts = {"weight": "scale", "bias": "shift", "_mean": "running_mean", "_variance": "running_variance"}
     tensors = model.network.state_dict()
     values = {}
-    for layer in norm_layers(model):
+    for layer in norm_layers(model.network):
         prefix = f"{layer}." if layer else ""
         for part, label in parts.items():
             if f"{prefix}{part}" in tensors:  # scale and shift can be left out

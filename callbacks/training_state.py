@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from callbacks import random_state
-from callbacks.checkpoint_folder import Saved, Tensors
+from callbacks.checkpoint_folder import Saved
 from callbacks.epoch_logs import checked
-from callbacks.optimizer_state import optimizer_state, set_optimizer_state
-from callbacks.paddle_model import optimizer, scaler, set_weights, weights
+from callbacks.optimizer_state import optimizer_state, plain, set_optimizer_state
+from callbacks.paddle_model import Tensors, optimizer, scaler, set_weights, weights
 
 Count = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
 
@@ -65,7 +65,7 @@ def capture(model: Any, callbacks: dict[str, Any], place: ResumePoint, **rest: A
         **rest,
         optimizer=type(optimizer(model)).__name__,
         scheduler=schedule,
-        scaler=_plain(scaler(model).state_dict()) if scaler(model) is not None else {},
+        scaler=plain(scaler(model).state_dict()) if scaler(model) is not None else {},
         random=random_state.capture(),
         running=model.running_metrics() if place.batch and can_begin_within_an_epoch(model) else {},
         callbacks=states,
@@ -73,12 +73,11 @@ def capture(model: Any, callbacks: dict[str, Any], place: ResumePoint, **rest: A
     return Saved(use, asdict(state), slots, arrays, None if train is use else train)
 
 
-def put_back(model: Any, saved: Saved) -> TrainingState:
-    """Make `model` what it was; the rest of the state. Raises ValueError where the two don't fit.
+def put_back(model: Any, saved: Saved, state: TrainingState) -> None:
+    """Make `model` what it was. state: that of `saved`, checked. Raises ValueError where the two don't fit.
 
     The random numbers are those of the epoch's begin, at which its data is shuffled; `random` is for its next batch.
     """
-    state = training_state(saved)
     here = type(optimizer(model)).__name__
     if here != state.optimizer:
         raise ValueError(f"is of another optimizer: {state.optimizer}, here {here}")
@@ -89,12 +88,11 @@ def put_back(model: Any, saved: Saved) -> TrainingState:
     random_state.restore(state.random_at_epoch)
     if state.batch:
         model.set_running_metrics(state.running)
-    return state
 
 
 def put_back_weights(model: Any, saved: Saved, schedule: dict[str, Any] | None = None) -> None:
     """Weights, statistics and the optimiser's slots only, and its `schedule` if given."""
-    set_weights(model, saved.weights if saved.training is None else saved.training)
+    set_weights(model, saved.to_go_on)
     set_optimizer_state(model, saved.optimizer, schedule or {})
 
 
@@ -148,8 +146,3 @@ def _joined(name: str, state: dict[str, Any], arrays: Tensors) -> dict[str, Any]
 
 def _is_arrays(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(each, np.ndarray) for each in value.values())
-
-
-def _plain(value: Any) -> Any:
-    """A scaler's state as JSON has it: NumPy's numbers become Python's."""
-    return {key: each.item() if hasattr(each, "item") else each for key, each in value.items()}

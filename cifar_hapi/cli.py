@@ -136,9 +136,7 @@ def resume(
     from cifar_hapi.training import fit
 
     begun = Run(run) if run else Run.newest()
-    recipe = begun.recipe.with_overrides(changes)
-
-    verbose = 0 if quiet else 1
+    recipe, verbose = begun.recipe.with_overrides(changes), 0 if quiet else 1
     found = fit(recipe, run_dir=begun.path, device=device, verbose=verbose, resume=True, allow_changes=allow_changes)
     if quiet and found.evaluation:
         terminal.headline(terminal.console(), found.evaluation)

@@ -10,6 +10,8 @@ import numpy as np
 import paddle
 
 from callbacks import CheckpointError
+from callbacks.checkpoint_folder import step_of
+from callbacks.paddle_model import shape_differences
 from cifar_hapi.engine import EngineChoice, use_engine
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.loss import CrossEntropy
@@ -79,7 +81,7 @@ def use_declared_engine(network: paddle.nn.Layer, recipe: Recipe, device: str) -
 
 def checkpoint_step(run: Run, weights: Weights) -> int:
     """After how many updates the run's `latest` or `best` weights were saved. Raises RunError where there are none."""
-    return int(_checkpoint_name(run, weights).removeprefix("step-"))
+    return step_of(_checkpoint_name(run, weights))
 
 
 def _read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
@@ -110,12 +112,6 @@ def _declared(recipe: NetworkRecipe, num_classes: int) -> dict[str, Any]:
 
 def _set_weights(network: paddle.nn.Layer, tensors: dict[str, np.ndarray], where: str) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    differing = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
-    if differing:
-        first = differing[0]
-        raise RunError(
-            f"run {where}: its weights are of another network: {len(differing)} tensors differ, first {first}: "
-            f"expected {expected.get(first, 'none')}, found {found.get(first, 'none')}"
-        )
+    if differences := shape_differences(expected, tensors):
+        raise RunError(f"run {where}: its weights are of another network: {differences}")
     network.set_state_dict(tensors)

@@ -22,6 +22,7 @@ from paddle.hapi.callbacks import (
 from paddle.io import DataLoader, Dataset, DistributedBatchSampler
 
 from callbacks import Progress
+from callbacks.paddle_model import as_tensors, inputs_and_labels
 from cifar_hapi.metrics import counts, set_counts
 from cifar_hapi.mixed_precision import GradScaler
 
@@ -125,8 +126,8 @@ class Model(paddle.Model):
             return super().train_batch(inputs, labels, update)
         if not self.network.training:
             self.network.train()
-        outputs = _as_list(self.network(*_tensors(inputs)))
-        targets = _tensors([] if labels is None else labels)
+        outputs = _as_list(self.network(*as_tensors(_as_list(inputs))))
+        targets = as_tensors([] if labels is None else _as_list(labels))
         losses = _as_list(self.loss(*outputs, *targets))
         paddle.add_n(losses).backward()
         if update:
@@ -167,7 +168,7 @@ class Model(paddle.Model):
         batches = []
         for step, batch in enumerate(loader):
             calls.on_batch_begin("predict", step, {})
-            inputs, _ = self._inputs_and_labels(batch)
+            inputs, _ = inputs_and_labels(self, batch)
             batches.append(self.predict_batch(inputs))
             calls.on_batch_end("predict", step, {"step": step, "batch_size": len(inputs[0])})
         calls.on_end("predict", {"steps": len(batches)})
@@ -199,7 +200,7 @@ class Model(paddle.Model):
         self._begin_metrics(training=True)
         for step, batch in enumerate(batches, first_step):
             calls.on_batch_begin("train", step, {})
-            inputs, labels = self._inputs_and_labels(batch)
+            inputs, labels = inputs_and_labels(self, batch)
             size, result = len(inputs[0]), self.train_batch(inputs, labels, update=pace.updates(step, steps))
             self._count_loss(result, size)
             loss = {"batch_loss": self._mean.last, "step": step, "batch_size": size}
@@ -216,7 +217,7 @@ class Model(paddle.Model):
         self._begin_metrics(training=False)
         for step, batch in enumerate(loader):
             calls.on_batch_begin("eval", step, {})
-            inputs, labels = self._inputs_and_labels(batch)
+            inputs, labels = inputs_and_labels(self, batch)
             size, result = len(inputs[0]), self.eval_batch(inputs, labels)
             self._count_loss(result, size)
             calls.on_batch_end("eval", step, {**self._metrics_now(), "step": step, "batch_size": size})
@@ -275,12 +276,6 @@ class Model(paddle.Model):
 
     def _metric_names(self) -> list[str]:
         return (["loss"] if self.loss else []) + [name for metric in self.metrics for name in _as_list(metric.name())]
-
-    def _inputs_and_labels(self, batch: Any) -> tuple[list[Any], list[Any]]:
-        """A batch, nested as may be, split where Paddle does: the network's inputs come first."""
-        parts = paddle.utils.flatten(batch)
-        count = len(self._inputs) if self._inputs else 1  # private: the input specs, from the signature of forward
-        return parts[:count], parts[count:]
 
     def _callback_list(self, callbacks: list[Callback], **params: Any) -> CallbackList:
         calls = CallbackList(callbacks)
@@ -388,10 +383,6 @@ def _in_order(callbacks: list[Callback]) -> list[Callback]:
         saver_seen = saver_seen or saves
         places.append(1 if saves else 2 if saver_seen and not hasattr(callback, "state_dict") else 0)
     return [callback for _, callback in sorted(zip(places, callbacks, strict=True), key=lambda pair: pair[0])]
-
-
-def _tensors(parts: Any) -> list[paddle.Tensor]:
-    return [part if isinstance(part, paddle.Tensor) else paddle.to_tensor(part) for part in _as_list(parts)]
 
 
 def _updated(metric: Any, outputs: list[paddle.Tensor], targets: list[paddle.Tensor]) -> Any:

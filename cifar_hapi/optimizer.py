@@ -9,15 +9,8 @@ from typing import Any
 
 import paddle
 
+from callbacks.paddle_model import norm_layers
 from cifar_hapi.recipe import OptimizerRecipe, ScheduleRecipe
-
-_NORMS = (
-    paddle.nn.BatchNorm,
-    paddle.nn.BatchNorm1D,
-    paddle.nn.BatchNorm2D,
-    paddle.nn.BatchNorm3D,
-    paddle.nn.SyncBatchNorm,
-)
 
 
 def build_optimizer(
@@ -81,5 +74,5 @@ def _betas(recipe: OptimizerRecipe) -> dict[str, float]:
 
 def _norm_parameters(network: paddle.nn.Layer) -> set[str]:
     """The names, Paddle's own, of all scales and shifts of batch norm."""
-    norms = (layer for layer in network.sublayers(include_self=True) if isinstance(layer, _NORMS))
+    norms = norm_layers(network).values()
     return {parameter.name for layer in norms for parameter in layer.parameters(include_sublayers=False)}

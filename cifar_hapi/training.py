@@ -24,6 +24,7 @@ from callbacks import (
     ResumePoint,
     TerminateOnNaN,
 )
+from callbacks.paddle_model import scheduler
 from cifar_hapi import terminal
 from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
@@ -185,8 +186,8 @@ def _train(
         return
     if point.step:
         talk.print(f"{'resumed':9}after step {point.step}: epoch {point.epoch + 1}, step {point.batch + 1} is next")
-        schedule = run.model.optimizer._learning_rate  # private: its rate may follow another plan from here on
-        schedule.step(schedule.last_epoch)
+        schedule = scheduler(run.model)
+        schedule.step(schedule.last_epoch)  # its rate may follow another plan from here on
     every = [*_declared_callbacks(recipe, run), checkpoint, *callbacks]
     run.model.fit(
         *loaders,
