@@ -99,6 +99,15 @@ class Run:
     def checkpoints(self) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints")
 
+    @property
+    def had_checkpoints(self) -> bool:
+        """Whether one has ever been complete: a run that was killed before may have epochs in its history, too.
+
+        The first is on disk before the second is begun, and by then the history has one record of the epoch after.
+        """
+        folder, every = self.checkpoints, self.recipe.checkpoint.every_epochs
+        return bool(folder.names()) or (folder.path / "latest").exists() or len(self.history) > 2 * every
+
     def _is_held(self) -> bool:
         """Whether a process, this one perhaps, is writing to the run."""
         try:
@@ -140,7 +149,7 @@ def resumed_run(
     with _held(path):
         run = Run(path, model)
         point = resume(model)
-        if not point.step and (run.history or run.checkpoints.names()):
+        if not point.step and run.had_checkpoints:
             raise RunError(f"run {path}: has no intact checkpoint to go on from; train anew, into another directory")
         before = {key: run.manifest.get(key) for key in ("versions", "machine", "engine", "precision", "command")}
         earlier = [*run.manifest.get("earlier", []), {**before, "ended": run.manifest.get("ended")}]

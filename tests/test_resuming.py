@@ -144,6 +144,14 @@ def test_without_an_intact_checkpoint_a_run_does_not_start_anew(small_cifar, tmp
     assert (tmp_path / "run" / "history.jsonl").read_bytes() == history
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(small_cifar, tmp_path):
+    whole = small_fit(small_cifar, tmp_path / "whole")
+    crashed(small_cifar, tmp_path / "run", 8)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as after a kill while the first was being written
+    run = small_fit(small_cifar, tmp_path / "run", resume=True)
+    assert_same_run(whole, run)
+
+
 def test_early_stopping_without_validation_images_is_refused_before_training(small_cifar, tmp_path):
     with pytest.raises(RecipeError, match=r"early_stopping.monitor = eval_loss: needs validation images"):
         small_fit(small_cifar, tmp_path / "run", **{"early_stopping.patience": 1, "data.val_fraction": 0.0})
