@@ -148,6 +148,11 @@ def resume(
 @_data_dir
 @_weights
 @click.option("--batch-size", type=click.IntRange(min=1))
+@click.option(
+    "--views",
+    type=click.Choice(["none", "flip", "flip_shift"]),
+    help="Average over views of each image (test-time augmentation); by default as the run's recipe says.",
+)
 @_engine
 @_device
 @_json

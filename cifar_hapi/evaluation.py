@@ -18,13 +18,14 @@ from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.engine import EngineChoice
-from cifar_hapi.errors import DataError
+from cifar_hapi.errors import DataError, RecipeError
 from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK
 from cifar_hapi.model import Model
 from cifar_hapi.run import Run, now
 from cifar_hapi.runtime import paddle_session
+from cifar_hapi.views import IN_WORDS, AveragedViews, Views
 
 
 def evaluate(
@@ -35,6 +36,7 @@ def evaluate(
     data_dir: str | None = None,
     batch_size: int | None = None,
     engine: str | None = None,
+    views: Views | None = None,
     device: str = "auto",
     verbose: int = 0,
 ) -> dict[str, Any]:
@@ -42,15 +44,16 @@ def evaluate(
 
     weights: "latest", or "best" by the validation split. data: another source than the run's own; it must have the same
     classes. data_dir: where its data is looked for. batch_size: the recipe's `eval_batch_size` if absent; it does not
-    matter to the result. engine: "auto", "native" or "onednn", the recipe's if absent. verbose: 1 shows a bar on a
+    matter to the result. engine: "auto", "native" or "onednn", the recipe's if absent. views: "none", "flip" or
+    "flip_shift", test-time augmentation as in `AveragedViews`; the recipe's if absent. verbose: 1 shows a bar on a
     terminal.
 
     Returns `loss` (mean cross-entropy, natural logarithm), `top1`, `top5` (in [0, 1]), `per_class` (name -> accuracy),
-    `confusion` (lists [C][C], row = label), `calibration` (`ece`, `bins`), `images`, `data`, `note`, `weights`, `step`,
-    `engine`, `precision`.
+    `confusion` (lists [C][C], row = label), `calibration` (`ece`, `bins`), `images`, `views`, `data`, `note`,
+    `weights`, `step`, `engine`, `precision`; with views, also `without_views`: `top1` and `loss` of the images alone.
 
-    Raises RunError for a run or weights that can't be used, RecipeError for an engine that can't be had, DataError
-    when the test set isn't the one the run recorded.
+    Raises RunError for a run or weights that can't be used, RecipeError for an engine or views that can't be had,
+    DataError when the test set isn't the one the run recorded.
     """
     run = run if isinstance(run, Run) else Run(run)
     with paddle_session(device):
@@ -65,6 +68,7 @@ def evaluate(
             data=name,
             note=note,
             batch_size=batch_size,
+            views=views,
             verbose=verbose,
         )
 
@@ -79,6 +83,7 @@ def record_evaluation(
     data: str,
     note: str,
     batch_size: int | None = None,
+    views: Views | None = None,
     verbose: int = 0,
 ) -> dict[str, Any]:
     """Evaluate `network`, which has the run's `weights`, on `test`, and write that to the run's evaluation.json.
@@ -93,6 +98,7 @@ def record_evaluation(
         run.data.std,
         batch_size=recipe.eval_batch_size if batch_size is None else batch_size,
         data_format=recipe.data_format(str(paddle.get_device())),
+        views=recipe.evaluation.views if views is None else views,
         verbose=verbose,
     )
     if not math.isfinite(result["loss"]):
@@ -121,13 +127,23 @@ def evaluate_network(
     std: Sequence[float],
     batch_size: int = 250,
     data_format: DataFormat = "NCHW",
+    views: Views = "none",
     verbose: int = 0,
 ) -> dict[str, Any]:
     """The figures of `evaluate` for a network and images in memory."""
-    classes = images.class_names
+    if views not in IN_WORDS:
+        raise RecipeError(f"views = {views!r}: expected {', '.join(IN_WORDS)}")
+    loader = BatchLoader(images, batch_size, mean=mean, std=std, data_format=data_format)
+    found = _figures(AveragedViews(network, views, data_format), loader, images.class_names, verbose)
+    if views != "none":
+        plain = _figures(network, loader, images.class_names, verbose)
+        found["without_views"] = {key: plain[key] for key in ("top1", "loss")}
+    return {"images": len(images), "views": views, **found}
+
+
+def _figures(network: paddle.nn.Layer, loader: BatchLoader, classes: Sequence[str], verbose: int) -> dict[str, Any]:
     model = Model(network)
     model.prepare(loss=CrossEntropy(), metrics=[TopK((1, 5)), ConfusionMatrix(len(classes)), Calibration()])
-    loader = BatchLoader(images, batch_size, mean=mean, std=std, data_format=data_format)
     console = Console(stderr=True)
     hidden = not (verbose and console.is_terminal)
     shown = track(loader, "evaluating", console=console, transient=True, disable=hidden)
@@ -135,7 +151,6 @@ def evaluate_network(
     confusion = found["confusion"]
     per_class = confusion.diagonal() / confusion.sum(axis=1).clip(min=1)
     return {
-        "images": len(images),
         "loss": found["loss"],
         "top1": found["acc"],
         "top5": found["top5"],

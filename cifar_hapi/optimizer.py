@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import paddle
 
 from callbacks.paddle_model import norm_layers
+from cifar_hapi.errors import RecipeError
+from cifar_hapi.muon import Muon
 from cifar_hapi.recipe import OptimizerRecipe, ScheduleRecipe
 
 
@@ -20,24 +26,32 @@ def build_optimizer(
     steps_per_epoch: int,
     epochs: int,
 ) -> Any:
-    """The optimiser of `network`'s parameters, its rate moved by step as `schedule` says."""
-    parameters = [parameter for parameter in network.parameters() if not parameter.stop_gradient]
-    undecayed = set() if recipe.decay_norm else _norm_parameters(network)
+    """The optimiser of `network`'s parameters, its rate moved by step as `schedule` says.
+
+    Raises RecipeError for a group that no parameter is in, and for decays that the optimiser can't have.
+    """
+    rules = _rules(network, recipe)
+    parameters = []
+    for name, parameter in network.named_parameters():
+        if not parameter.stop_gradient:
+            parameters.append(parameter)
+            parameter.optimize_attr["learning_rate"] = rules[name].lr / recipe.lr
     common = {
         "learning_rate": paddle.optimizer.lr.LambdaDecay(recipe.lr, rate_multiple(schedule, steps_per_epoch, epochs)),
         "parameters": parameters,
     }
     if recipe.name == "adamw":
-        decayed = {
-            "weight_decay": recipe.weight_decay,
-            "apply_decay_param_fun": lambda name: name not in undecayed,
-        }
-        return paddle.optimizer.AdamW(**_betas(recipe), **decayed, **common)
-    for parameter in parameters:
-        # Not by parameter groups: paddle.Model's train_batch can't have them (optimizer.minimize takes no groups).
-        parameter.regularizer = paddle.regularizer.L2Decay(0.0 if parameter.name in undecayed else recipe.weight_decay)
+        decayed = {parameter.name for name, parameter in network.named_parameters() if rules[name].weight_decay}
+        return paddle.optimizer.AdamW(
+            weight_decay=recipe.weight_decay, apply_decay_param_fun=decayed.__contains__, **_betas(recipe), **common
+        )
+    # Not by Paddle's parameter groups: as attributes, rates and decays are the same to every optimiser and to minimize.
+    for name, parameter in network.named_parameters():
+        parameter.regularizer = paddle.regularizer.L2Decay(rules[name].weight_decay)
     if recipe.name == "adam":
         return paddle.optimizer.Adam(**_betas(recipe), **common)
+    if recipe.name == "muon":
+        return Muon(momentum=recipe.momentum, sgd_momentum=recipe.sgd_momentum, **common)
     return paddle.optimizer.Momentum(momentum=recipe.momentum, use_nesterov=recipe.nesterov, **common)
 
 
@@ -47,6 +61,7 @@ def rate_multiple(schedule: ScheduleRecipe, steps_per_epoch: int, epochs: int) -
     shapes: dict[str, Callable[[int], float]] = {
         "constant": lambda step: 1.0,
         "cosine": partial(_cosine, first=warmup, last=total, final=schedule.final),
+        "linear": partial(_linear, first=warmup, last=total, final=schedule.final),
         "one_cycle": partial(_one_cycle, first=warmup, last=total, peak=schedule.peak, final=schedule.final),
         "piecewise": lambda step: schedule.gamma ** sum(step >= mark * steps_per_epoch for mark in schedule.milestones),
     }
@@ -58,6 +73,11 @@ def _cosine(step: int, first: int, last: int, final: float) -> float:
     """Loshchilov & Hutter 2017 (arXiv 1608.03983), one period."""
     done = min(1.0, (step - first) / max(1, last - first))
     return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _linear(step: int, first: int, last: int, final: float) -> float:
+    done = min(1.0, (step - first) / max(1, last - first))
+    return final + (1 - final) * (1 - done)
 
 
 def _one_cycle(step: int, first: int, last: int, peak: float, final: float) -> float:
@@ -72,7 +92,39 @@ def _betas(recipe: OptimizerRecipe) -> dict[str, float]:
     return {"beta1": recipe.beta1, "beta2": recipe.beta2, "epsilon": recipe.epsilon}
 
 
-def _norm_parameters(network: paddle.nn.Layer) -> set[str]:
-    """The names, Paddle's own, of all scales and shifts of batch norm."""
-    norms = norm_layers(network).values()
-    return {parameter.name for layer in norms for parameter in layer.parameters(include_sublayers=False)}
+@dataclass(frozen=True)
+class _Rule:
+    """The rate and the weight decay of one parameter."""
+
+    lr: float
+    weight_decay: float
+
+
+def _rules(network: paddle.nn.Layer, recipe: OptimizerRecipe) -> dict[str, _Rule]:
+    """By the parameters' names in the network: what the recipe says of all, and then of groups."""
+    norms = norm_layers(network)
+    undecayed = set() if recipe.decay_norm else set(norms)
+    rules = {
+        name: _Rule(recipe.lr, 0.0 if name.rpartition(".")[0] in undecayed else recipe.weight_decay)
+        for name, _ in network.named_parameters()
+    }
+    for group in recipe.groups:
+        names = fnmatch.filter(rules, group.parameters)
+        if not names:
+            raise RecipeError(
+                f"optimizer.groups: no parameter is called {group.parameters!r}; there are: {_few(rules)}"
+            )
+        changes = {
+            key: value for key, value in (("lr", group.lr), ("weight_decay", group.weight_decay)) if value is not None
+        }
+        if recipe.name == "adamw" and changes.get("weight_decay", 0.0) not in (0.0, recipe.weight_decay):
+            raise RecipeError(
+                f"optimizer.groups: {group.parameters}: adamw has one weight_decay; a group's is that or 0"
+            )
+        rules |= {name: dataclasses.replace(rules[name], **changes) for name in names}
+    return rules
+
+
+def _few(names: Iterable[str]) -> str:
+    first = list(itertools.islice(names, 6))
+    return ", ".join(first) + ", ..."

@@ -89,10 +89,23 @@ class LossRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class OptimizerRecipe:
-    """The optimiser. `decay_norm`: whether weight decay also pulls at batch norm's scale and shift."""
+class ParameterGroup:
+    """Parameters with a rate or a decay of their own: those whose name in the network `parameters` fits, as file names
+    fit `*.weight`. Where several groups fit, the last counts, key by key."""
 
-    name: Literal["momentum", "adam", "adamw"] = "momentum"
+    parameters: Annotated[str, Field(min_length=1)]
+    lr: Positive | None = None
+    weight_decay: NotNegative | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class OptimizerRecipe:
+    """The optimiser. `decay_norm`: whether weight decay also pulls at batch norm's scale and shift.
+
+    For `muon`, `lr` and `momentum` are those of the convolutions' filters, `sgd_momentum` is that of all else.
+    """
+
+    name: Literal["momentum", "adam", "adamw", "muon"] = "momentum"
     lr: Positive = 0.1
     momentum: Fraction = 0.9
     nesterov: bool = False
@@ -101,17 +114,20 @@ class OptimizerRecipe:
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     epsilon: Positive = 1e-8
+    sgd_momentum: Fraction = 0.85
+    groups: tuple[ParameterGroup, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ScheduleRecipe:
     """How the learning rate moves, step by step, as a multiple of `optimizer.lr`.
 
-    `constant`; `cosine` down to `final`; `one_cycle`: linearly up to 1 at `peak` of the steps, then linearly down to
-    `final`; `piecewise`: times `gamma` after each of the `milestones` (in epochs). `warmup_epochs` rise before.
+    `constant`; `cosine` and `linear` down to `final`; `one_cycle`: linearly up to 1 at `peak` of the
+    steps, then linearly down to `final`; `piecewise`: times `gamma` after each of the `milestones` (in epochs).
+    `warmup_epochs` rise before.
     """
 
-    name: Literal["constant", "cosine", "one_cycle", "piecewise"] = "constant"
+    name: Literal["constant", "cosine", "linear", "one_cycle", "piecewise"] = "constant"
     warmup_epochs: NotNegative = 0.0
     final: NotNegative = 0.0
     peak: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -154,6 +170,13 @@ class AveragingRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EvaluationRecipe:
+    """How the test set is evaluated. `views`: over which views of each image the network's answer is averaged."""
+
+    views: Literal["none", "flip", "flip_shift"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Recipe:
     """Everything that a training depends on, but for the machine."""
 
@@ -175,6 +198,7 @@ class Recipe:
     checkpoint: CheckpointRecipe = Field(default_factory=CheckpointRecipe)
     early_stopping: EarlyStoppingRecipe | None = None
     averaging: AveragingRecipe | None = None
+    evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
 
     @staticmethod
     def load(source: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -382,4 +406,5 @@ _SECTIONS: dict[str, Any] = {
     "checkpoint": CheckpointRecipe,
     "early_stopping": EarlyStoppingRecipe,
     "averaging": AveragingRecipe,
+    "evaluation": EvaluationRecipe,
 }

@@ -29,6 +29,7 @@ from cifar_hapi import terminal
 from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.normalisation import normalise
 from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RecipeError, RunError
@@ -38,11 +39,14 @@ from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
 from cifar_hapi.mixed_precision import use_mixed_precision
 from cifar_hapi.model import Model
+from cifar_hapi.networks.airbench import Airbench
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe, overrides_by_key
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
 from cifar_hapi.run import Run, free_run_path, new_run_path, resumed_run, started_run
 from cifar_hapi.runtime import Setting, apply_settings, machine, paddle_session, slowed_by, versions
+
+_IMAGES_TO_WHITEN = 2000  # of 961 patches each
 
 
 def fit(
@@ -137,6 +141,9 @@ def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader
     if asked not in (None, classes):
         raise RecipeError(f"network.num_classes = {asked}: {data.name} has {classes} classes; leave the key out")
     network = build_declared_network(recipe.network, classes, data_format)
+    if isinstance(network, Airbench):
+        first = data.train.images[:_IMAGES_TO_WHITEN]
+        network.whiten(normalise(first, data.mean, data.std, data_format))
     precision = use_mixed_precision(network, recipe.precision, device)
     model = Model(network)
     optimizer = build_optimizer(recipe.optimizer, recipe.schedule, network, len(training), recipe.epochs)

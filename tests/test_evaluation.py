@@ -72,6 +72,15 @@ def test_the_figures_agree_with_each_other_and_with_predict(run, recorded, small
     assert list(recorded["per_class"]) == list(test.class_names)
 
 
+def test_views_change_the_number_and_the_number_without_them_stays_beside_it(run, recorded):
+    assert recorded["views"] == "none" and "without_views" not in recorded
+    found = evaluate(run, views="flip")
+    assert found["views"] == "flip" and found["loss"] != recorded["loss"]
+    assert found["without_views"] == {key: recorded[key] for key in ("top1", "loss")}
+    with pytest.raises(RecipeError, match="views = 'mirror': expected none, flip, flip_shift"):
+        evaluate(run, views="mirror")
+
+
 def test_an_evaluation_tells_its_engine_and_precision_and_may_have_another(run, recorded):
     told = {key: run.manifest[key] for key in ("engine", "precision")}
     assert told == {key: recorded[key] for key in told} == {key: evaluate(run)[key] for key in told}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import paddle
 import pytest
 
+from cifar_hapi.errors import RecipeError
 from cifar_hapi.networks import build_network
 from cifar_hapi.optimizer import build_optimizer, rate_multiple
-from cifar_hapi.recipe import OptimizerRecipe, ScheduleRecipe
+from cifar_hapi.recipe import OptimizerRecipe, ParameterGroup, ScheduleRecipe
 
 
 def network():
@@ -59,6 +62,7 @@ def test_momentum_is_that_of_sutskever_et_al(nesterov, second):
     [
         ({}, {0: 1, 99: 1}),
         ({"name": "cosine"}, {0: 1, 50: 0.5, 100: 0}),
+        ({"name": "linear", "final": 0.2, "warmup_epochs": 2.0}, {9: 10 / 21, 20: 1, 60: 0.6, 100: 0.2}),
         ({"name": "cosine", "final": 0.1}, {0: 1, 50: 0.55, 100: 0.1}),
         ({"name": "cosine", "warmup_epochs": 2.0}, {0: 1 / 21, 9: 10 / 21, 20: 1, 60: 0.5, 100: 0}),
         ({"name": "one_cycle", "peak": 0.5}, {0: 0.04 + 0.96 * 0.02, 49: 1, 74: 0.5, 99: 0}),
@@ -73,6 +77,47 @@ def test_momentum_is_that_of_sutskever_et_al(nesterov, second):
 def test_schedules_move_by_step(schedule, expected):
     multiple = rate_multiple(ScheduleRecipe(**schedule), steps_per_epoch=10, epochs=10)
     assert {at: multiple(at) for at in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "adamw", "muon"])
+def test_a_group_has_a_rate_of_its_own(name):
+    net = network()
+    groups = (ParameterGroup(parameters="*.bias", lr=0.04), ParameterGroup(parameters="head.*", lr=0.02))
+    recipe = OptimizerRecipe(name=name, lr=0.01, momentum=0.0, sgd_momentum=0.0, groups=groups)
+    changes = step(net, build_optimizer(recipe, ScheduleRecipe(), net, 10, 1), 1.0)
+    for parameter, (before, after) in changes.items():
+        if name == "muon" and before.ndim == 4:
+            continue  # its step has a direction of its own
+        rate = 0.02 if parameter.startswith("head.") else 0.04 if parameter.endswith(".bias") else 0.01
+        np.testing.assert_allclose(before - after, rate, rtol=1e-3, err_msg=parameter)
+
+
+def test_a_group_has_a_decay_of_its_own_batch_norm_too():
+    net = network()
+    groups = (ParameterGroup(parameters="*.norm.weight", weight_decay=0.2), ParameterGroup(parameters="head.*", lr=1.0))
+    recipe = OptimizerRecipe(lr=0.5, weight_decay=0.1, groups=groups)
+    for parameter, (before, after) in step(net, build_optimizer(recipe, ScheduleRecipe(), net, 10, 1)).items():
+        decayed = {"norm.weight": 0.9, "norm.bias": 1.0}.get(".".join(parameter.split(".")[-2:]), 0.95)
+        expected = 0.9 if parameter.startswith("head.") else decayed
+        np.testing.assert_allclose(after, expected * before, rtol=1e-5, atol=1e-7, err_msg=parameter)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "group", "said"),
+    [
+        ({}, {"parameters": "haed.*", "lr": 1.0}, "no parameter is called 'haed.*'"),
+        (
+            {"name": "adamw", "weight_decay": 0.1},
+            {"parameters": "head.*", "weight_decay": 0.2},
+            "adamw has one weight_decay",
+        ),
+    ],
+)
+def test_a_group_that_cannot_be_is_refused(recipe, group, said):
+    net = network()
+    declared = OptimizerRecipe(groups=(ParameterGroup(**group),), **recipe)
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        build_optimizer(declared, ScheduleRecipe(), net, 10, 1)
 
 
 def test_the_optimiser_follows_its_schedule():

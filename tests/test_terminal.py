@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -45,3 +46,29 @@ def test_the_best_epoch_is_that_of_the_metric_in_its_direction(monitor, mode, va
         ),
     )
     assert f"epochs   {said}" in text.getvalue()
+
+
+def test_a_result_on_cifar10_stands_beside_the_articles_and_says_how_few_images_that_was():
+    text = io.StringIO()
+    run = SimpleNamespace(
+        recipe=Recipe.load("quick"),
+        history=history("eval_acc", [0.5]),
+        evaluation=EVALUATION,
+        manifest={"seconds": 3.0},
+        path="runs/mine",
+    )
+    terminal.summarise(Console(file=text, width=200), run)
+    (line,) = [line for line in text.getvalue().splitlines() if line.startswith("compare")]
+    right, images, z = 55, 64, 1.96
+    share, spread = right / images, z**2 / images
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / images + spread / (4 * images)) / (1 + spread)
+    assert f"{share:.2%}".replace("%", " %") in line and f"{right} right of the first {images}" in line
+    assert f"{middle - half:.0%} to {middle + half:.0%}".replace("%", " %") in line
+
+
+def test_test_time_augmentation_is_told_with_the_number_without_it():
+    text = io.StringIO()
+    evaluation = EVALUATION | {"views": "flip", "without_views": {"top1": 0.4, "loss": 1.0}}
+    terminal.headline(Console(file=text, width=200), evaluation)
+    assert "averaged over each image and its mirror image; 40.00% without" in text.getvalue()

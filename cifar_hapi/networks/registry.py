@@ -10,6 +10,7 @@ from typing import Any
 from paddle import nn
 
 from cifar_hapi.errors import RecipeError, did_you_mean
+from cifar_hapi.networks.airbench import Airbench
 from cifar_hapi.networks.resnet import cifar_plain, cifar_resnet, imagenet_resnet
 from cifar_hapi.networks.speednet import speednet
 
@@ -57,6 +58,9 @@ NETWORKS: dict[str, Network] = {
         for depth, size in {18: "11.2M", 34: "21.3M", 50: "23.5M"}.items()
     },
     "speednet": Network(speednet, "9 layers, 6.6M parameters: Page's ResNet-9, made to train fast", width=64),
+    "airbench": Network(
+        Airbench, "8 layers, 2.0M parameters: Jordan 2024, a whitened start, made to train fast", width=64
+    ),
 }
 
 

@@ -28,6 +28,7 @@ from callbacks import (
     History,
     Progress,
 )
+from cifar_hapi.muon import Muon
 
 SCHEDULES = {
     "constant": lambda: 0.1,
@@ -37,6 +38,7 @@ SCHEDULES = {
 OPTIMIZERS = {
     "momentum": lambda rate, parameters: paddle.optimizer.Momentum(rate, parameters=parameters, weight_decay=1e-3),
     "adamw": lambda rate, parameters: paddle.optimizer.AdamW(rate, parameters=parameters),
+    "muon": lambda rate, parameters: Muon(rate, parameters=parameters),
 }
 
 

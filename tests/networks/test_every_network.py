@@ -18,6 +18,7 @@ KINDS = [  # one of each kind, small
     ("resnet18", {"width": 4, "stem": "imagenet"}),
     ("resnet50", {"width": 4}),
     ("speednet", {"width": 4}),
+    ("airbench", {"width": 4}),
 ]
 each_kind = pytest.mark.parametrize(
     ("name", "options"), KINDS, ids=[f"{n}-{'-'.join(map(str, o.values()))}" for n, o in KINDS]
@@ -37,7 +38,7 @@ def test_the_number_in_a_name_is_the_layers_on_the_main_path(name):
         for key, layer in build_network(name, width=4).named_sublayers()
         if isinstance(layer, Conv2D | Linear) and "shortcut" not in key
     ]
-    assert len(layers) == int(*re.findall(r"\d+", name) or [9])
+    assert len(layers) == int(*re.findall(r"\d+", name) or [{"speednet": 9, "airbench": 8}[name]])
 
 
 @both_formats
@@ -68,6 +69,8 @@ def float64():
 def both_from_one_state_dict(name, options):
     paddle.seed(0)
     first = build_network(name, data_format="NCHW", **options)
+    for parameter in first.parameters():  # at the start, some networks take back what a batch norm's scale does
+        parameter.set_value(parameter + 0.1 * paddle.randn(parameter.shape, parameter.dtype))
     second = build_network(name, data_format="NHWC", **options)
     second.set_state_dict(first.state_dict())
     return (first, "NCHW"), (second, "NHWC")
@@ -103,7 +106,7 @@ def test_a_seed_gives_the_same_weights_again(name, options):
 
     once, again, other = weights(0), weights(0), weights(1)
     assert all(np.array_equal(once[key], again[key]) for key in once)
-    assert not np.array_equal(once["stem.conv.weight"], other["stem.conv.weight"])
+    assert any(not np.array_equal(once[key], other[key]) for key in once)
 
 
 @both_formats

@@ -10,7 +10,7 @@ def test_the_networks_of_the_papers_are_there():
     assert network_names() == [
         *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
         *("plain20", "plain32", "plain44", "plain56"),
-        *("resnet18", "resnet34", "resnet50", "speednet"),
+        *("resnet18", "resnet34", "resnet50", "speednet", "airbench"),
     ]
 
 

@@ -8,9 +8,9 @@ import pytest
 from cifar_hapi.networks.speednet import ResidualPair, speednet
 
 
-def documented(column):
-    """Width to number, as the table in the docstring of `speednet` has it."""
-    rows = re.findall(r"^ *(\d+) +([\d,]+) +([\d,]+)$", speednet.__doc__, re.MULTILINE)
+def documented(column, network=speednet):
+    """Width to number, as the table in the docstring of `network` has it."""
+    rows = re.findall(r"^ *(\d+) +([\d,]+) +([\d,]+)$", network.__doc__, re.MULTILINE)
     return {int(row[0]): int(row[column].replace(",", "")) for row in rows}
 
 

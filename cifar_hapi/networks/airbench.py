@@ -1,0 +1,109 @@
+"""A small wide network for speed runs: seven convolutions, the first of them a fixed whitening of 2x2 patches."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paddle
+from numpy.lib.stride_tricks import sliding_window_view
+from paddle import nn
+
+from cifar_hapi.networks.layers import Classifier, DataFormat, GlobalMaxPool, MaxPool
+
+_PATCH = 2  # the side of a whitened patch
+
+
+class Airbench(nn.Sequential):
+    """The network of Jordan 2024 (arXiv 2404.00498), with ReLU for its GELU.
+
+    A whitening convolution, three groups of two 3x3 convolutions with a pool in each, the largest value of each
+    channel, and a linear layer. Batch norm forgets fast (momentum 0.6) and learns its scale, too: where that is
+    frozen, Paddle gives no gradient for the shift.
+
+    Parameters (those that learn) and multiply-adds of convolutions and the linear layer for one 32x32 image forward,
+    10 classes, three groups of `width`, 4 `width`, 4 `width` channels:
+
+    ======  ==========  ==============
+    width   parameters  multiply-adds
+    ======  ==========  ==============
+    64        1,972,504     118,147,360
+    32          497,816      33,066,272
+    ======  ==========  ==============
+
+    Before training, `whiten` is to be called with training images.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 64, data_format: DataFormat = "NCHW") -> None:
+        filters = 2 * 3 * _PATCH**2
+        super().__init__(
+            ("whitening", _whitening(filters, data_format)),
+            ("activation", nn.ReLU()),
+            ("group1", _group(filters, width, data_format)),
+            ("group2", _group(width, 4 * width, data_format)),
+            ("group3", _group(4 * width, 4 * width, data_format)),
+            ("pool", GlobalMaxPool(data_format)),
+            ("head", Classifier(4 * width, num_classes, bias=False, scale=1 / 9)),
+        )
+        self._channels_last = data_format == "NHWC"
+
+    def whiten(self, images: np.ndarray) -> None:
+        """Set the first layer's weights, which stay as they are, by the patches of `images`.
+
+        images: float32 in the network's data format, normalised as in training, some thousand of them.
+        """
+        self.whitening.weight.set_value(
+            whitening_filters(images if self._channels_last else images.transpose(0, 2, 3, 1))
+        )
+
+
+def whitening_filters(images: np.ndarray, epsilon: float = 5e-4) -> np.ndarray:
+    """Filters, float32 [24, 3, 2, 2], whose answers to the 2x2 patches of `images` are uncorrelated and of variance 1.
+
+    images: float32 [N, H, W, 3]. The principal components of the patches (second moments, not centred), each divided by
+    the root of its eigenvalue plus `epsilon`, and then their negatives, for the ReLU that follows.
+    """
+    patches = sliding_window_view(images, (_PATCH, _PATCH), axis=(1, 2)).reshape(-1, 3 * _PATCH**2)
+    moments = (patches.T @ patches / len(patches)).astype(np.float64)
+    eigenvalues, vectors = np.linalg.eigh(moments)
+    components = (vectors / np.sqrt(eigenvalues + epsilon)).T[::-1].reshape(-1, 3, _PATCH, _PATCH)
+    return np.concatenate([components, -components]).astype(np.float32)
+
+
+def _whitening(filters: int, data_format: DataFormat) -> nn.Conv2D:
+    convolution = nn.Conv2D(3, filters, _PATCH, bias_attr=paddle.ParamAttr(), data_format=data_format)
+    convolution.weight.stop_gradient = True
+    return convolution
+
+
+def _group(in_channels: int, channels: int, data_format: DataFormat) -> nn.Sequential:
+    return nn.Sequential(
+        ("first", _convolution(in_channels, channels, data_format)),
+        ("pool", MaxPool(2, data_format=data_format)),
+        ("first_norm", nn.BatchNorm2D(channels, momentum=0.6, data_format=data_format)),
+        ("first_activation", nn.ReLU()),
+        ("second", _convolution(channels, channels, data_format)),
+        ("second_norm", nn.BatchNorm2D(channels, momentum=0.6, data_format=data_format)),
+        ("second_activation", nn.ReLU()),
+    )
+
+
+def _convolution(in_channels: int, channels: int, data_format: DataFormat) -> nn.Conv2D:
+    """Starts as the identity on the first channels; the others uniform in +-1 / sqrt(fan-in)."""
+    bound = 1 / math.sqrt(9 * in_channels)
+    start = nn.initializer.Uniform(-bound, bound)
+    convolution = nn.Conv2D(
+        in_channels,
+        channels,
+        3,
+        padding=1,
+        weight_attr=paddle.ParamAttr(initializer=start),
+        bias_attr=False,
+        data_format=data_format,
+    )
+    same = min(in_channels, channels)
+    weights = convolution.weight.numpy().copy()
+    weights[:same] = 0
+    weights[range(same), range(same), 1, 1] = 1
+    convolution.weight.set_value(weights)
+    return convolution

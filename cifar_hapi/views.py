@@ -1,0 +1,50 @@
+"""Test-time augmentation: a network's answer averaged over several views of the same image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import paddle
+import paddle.nn.functional as F
+
+Views = Literal["none", "flip", "flip_shift"]
+
+IN_WORDS: dict[Views, str] = {
+    "none": "one view of each",
+    "flip": "averaged over each image and its mirror image",
+    "flip_shift": "averaged over 6 views of each: mirrored, shifted by a pixel",
+}
+_SHIFTS = {"none": (0,), "flip": (0,), "flip_shift": (0, -1, 1)}  # in pixels, both down and to the right
+
+
+class AveragedViews(paddle.nn.Layer):
+    """The mean of `network`'s logits over views of each image.
+
+    "none": the image. "flip": the image and its mirror image. "flip_shift": these, with half of the weight, and the
+    same shifted by one pixel to the upper left, and to the lower right, where the border is mirrored (Jordan 2024,
+    arXiv 2404.00498, section 3.5).
+    """
+
+    def __init__(self, network: paddle.nn.Layer, views: Views, data_format: Literal["NCHW", "NHWC"] = "NCHW") -> None:
+        super().__init__()
+        self.network, self.views, self.data_format = network, views, data_format
+
+    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
+        shifts = _SHIFTS[self.views]
+        logits = self._centred(images)
+        for shift in shifts[1:]:
+            logits = logits + self._centred(self._shifted(images, shift)) / (len(shifts) - 1)
+        return logits if len(shifts) == 1 else logits / 2
+
+    def _centred(self, images: paddle.Tensor) -> paddle.Tensor:
+        if self.views == "none":
+            return self.network(images)
+        width = 3 if self.data_format == "NCHW" else 2
+        return (self.network(images) + self.network(images.flip(width))) / 2
+
+    def _shifted(self, images: paddle.Tensor, shift: int) -> paddle.Tensor:
+        padded = F.pad(images, [1, 1, 1, 1], mode="reflect", data_format=self.data_format)
+        first = 1 - shift
+        if self.data_format == "NCHW":
+            return padded[:, :, first : first + images.shape[2], first : first + images.shape[3]]
+        return padded[:, first : first + images.shape[1], first : first + images.shape[2]]
