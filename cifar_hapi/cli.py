@@ -150,7 +150,7 @@ def resume(
 @click.option("--batch-size", type=click.IntRange(min=1))
 @click.option(
     "--views",
-    type=click.Choice(["none", "flip", "flip_shift"]),
+    type=click.Choice(["plain", "flip", "flip_shift"]),
     help="Average over views of each image (test-time augmentation); by default as the run's recipe says.",
 )
 @_engine

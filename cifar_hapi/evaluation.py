@@ -44,7 +44,7 @@ def evaluate(
 
     weights: "latest", or "best" by the validation split. data: another source than the run's own; it must have the same
     classes. data_dir: where its data is looked for. batch_size: the recipe's `eval_batch_size` if absent; it does not
-    matter to the result. engine: "auto", "native" or "onednn", the recipe's if absent. views: "none", "flip" or
+    matter to the result. engine: "auto", "native" or "onednn", the recipe's if absent. views: "plain", "flip" or
     "flip_shift", test-time augmentation as in `AveragedViews`; the recipe's if absent. verbose: 1 shows a bar on a
     terminal.
 
@@ -127,7 +127,7 @@ def evaluate_network(
     std: Sequence[float],
     batch_size: int = 250,
     data_format: DataFormat = "NCHW",
-    views: Views = "none",
+    views: Views = "plain",
     verbose: int = 0,
 ) -> dict[str, Any]:
     """The figures of `evaluate` for a network and images in memory."""
@@ -135,7 +135,7 @@ def evaluate_network(
         raise RecipeError(f"views = {views!r}: expected {', '.join(IN_WORDS)}")
     loader = BatchLoader(images, batch_size, mean=mean, std=std, data_format=data_format)
     found = _figures(AveragedViews(network, views, data_format), loader, images.class_names, verbose)
-    if views != "none":
+    if views != "plain":
         plain = _figures(network, loader, images.class_names, verbose)
         found["without_views"] = {key: plain[key] for key in ("top1", "loss")}
     return {"images": len(images), "views": views, **found}

@@ -173,7 +173,7 @@ class AveragingRecipe:
 class EvaluationRecipe:
     """How the test set is evaluated. `views`: over which views of each image the network's answer is averaged."""
 
-    views: Literal["none", "flip", "flip_shift"] = "none"
+    views: Literal["plain", "flip", "flip_shift"] = "plain"
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -7,20 +7,20 @@ from typing import Literal
 import paddle
 import paddle.nn.functional as F
 
-Views = Literal["none", "flip", "flip_shift"]
+Views = Literal["plain", "flip", "flip_shift"]
 
 IN_WORDS: dict[Views, str] = {
-    "none": "one view of each",
+    "plain": "one view of each",
     "flip": "averaged over each image and its mirror image",
     "flip_shift": "averaged over 6 views of each: mirrored, shifted by a pixel",
 }
-_SHIFTS = {"none": (0,), "flip": (0,), "flip_shift": (0, -1, 1)}  # in pixels, both down and to the right
+_SHIFTS = {"plain": (0,), "flip": (0,), "flip_shift": (0, -1, 1)}  # in pixels, both down and to the right
 
 
 class AveragedViews(paddle.nn.Layer):
     """The mean of `network`'s logits over views of each image.
 
-    "none": the image. "flip": the image and its mirror image. "flip_shift": these, with half of the weight, and the
+    "plain": the image. "flip": the image and its mirror image. "flip_shift": these, with half of the weight, and the
     same shifted by one pixel to the upper left, and to the lower right, where the border is mirrored (Jordan 2024,
     arXiv 2404.00498, section 3.5).
     """
@@ -37,7 +37,7 @@ class AveragedViews(paddle.nn.Layer):
         return logits if len(shifts) == 1 else logits / 2
 
     def _centred(self, images: paddle.Tensor) -> paddle.Tensor:
-        if self.views == "none":
+        if self.views == "plain":
             return self.network(images)
         width = 3 if self.data_format == "NCHW" else 2
         return (self.network(images) + self.network(images.flip(width))) / 2

@@ -10,7 +10,18 @@ from cifar_hapi.data.synthetic import write_synthetic
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
-TINY = {"network.name": "plain20", "network.width": 2, "augment.crop_padding": 2, "checkpoint.keep": 2}
+TINY = {
+    "network.name": "plain20",
+    "network.width": 2,
+    "augment.crop_padding": 2,
+    "checkpoint.keep": 2,
+    "data.val_fraction": 0.1,
+    "evaluation.views": "plain",
+    "optimizer.name": "momentum",
+    "optimizer.lr": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.groups": [],
+}
 
 
 def write_small_cifar(folder: Path, train: int = 600, test: int = 120, seed: int = 0) -> None:

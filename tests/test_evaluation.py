@@ -73,11 +73,11 @@ def test_the_figures_agree_with_each_other_and_with_predict(run, recorded, small
 
 
 def test_views_change_the_number_and_the_number_without_them_stays_beside_it(run, recorded):
-    assert recorded["views"] == "none" and "without_views" not in recorded
+    assert recorded["views"] == "plain" and "without_views" not in recorded
     found = evaluate(run, views="flip")
     assert found["views"] == "flip" and found["loss"] != recorded["loss"]
     assert found["without_views"] == {key: recorded[key] for key in ("top1", "loss")}
-    with pytest.raises(RecipeError, match="views = 'mirror': expected none, flip, flip_shift"):
+    with pytest.raises(RecipeError, match="views = 'mirror': expected plain, flip, flip_shift"):
         evaluate(run, views="mirror")
 
 

@@ -157,7 +157,12 @@ def test_training_evaluation_and_what_is_loaded_compute_in_the_same_precision(sm
 @pytest.mark.parametrize("on_device", ["auto", True, False])
 def test_automatically_images_live_on_a_gpu_that_has_room(small_cifar, monkeypatch, on_device):
     monkeypatch.setattr("cifar_hapi.training.fits_on", lambda device, train, val: (len(train), len(val)) == (540, 60))
-    options = {"data.source": "cifar10", "data.dir": str(small_cifar), "data.on_device": on_device}
+    options = {
+        "data.source": "cifar10",
+        "data.dir": str(small_cifar),
+        "data.on_device": on_device,
+        "data.val_fraction": 0.1,
+    }
     recipe = Recipe.load("quick", options)
     _, loaders = build_training(recipe, open_data(recipe.data))
     assert {type(loader) for loader in loaders} == {BatchLoader if on_device is False else DeviceLoader}
@@ -298,7 +303,7 @@ def test_a_recipe_object_and_callbacks_of_ones_own_are_taken(small_cifar, tmp_pa
         def on_epoch_end(self, epoch, logs=None):
             seen.append((epoch, sorted(logs)))
 
-    recipe = Recipe.load("quick", {"data.limit": 200})
+    recipe = Recipe.load("quick", {"data.limit": 200, "data.val_fraction": 0.1})
     run = small_fit(small_cifar, tmp_path / "run", recipe=recipe, epochs=1, callbacks=[Mine()])
     assert seen == [(0, ["acc", "eval_acc", "eval_loss", "loss"])]
     assert run.manifest["data"]["parts"]["train"]["images"] == 180

@@ -25,13 +25,13 @@ def views(images):
 
 
 @pytest.mark.parametrize("data_format", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("kind", ["none", "flip", "flip_shift"])
+@pytest.mark.parametrize("kind", ["plain", "flip", "flip_shift"])
 def test_the_answer_is_the_mean_over_the_views(kind, data_format):
     images = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype("float32")
     to_format = (0, 1, 2, 3) if data_format == "NHWC" else (0, 3, 1, 2)
     found = AveragedViews(Pixels(), kind, data_format)(paddle.to_tensor(images.transpose(to_format))).numpy()
     expected = {
-        "none": images,
+        "plain": images,
         "flip": (images + images[:, :, ::-1]) / 2,
         "flip_shift": sum(weight * (view + view[:, :, ::-1]) for weight, view in views(images)),
     }[kind]
@@ -40,4 +40,4 @@ def test_the_answer_is_the_mean_over_the_views(kind, data_format):
 
 def test_one_view_is_the_network_itself_bit_for_bit():
     images = paddle.randn([2, 3, 4, 4])
-    np.testing.assert_array_equal(AveragedViews(Pixels(), "none")(images).numpy(), Pixels()(images).numpy())
+    np.testing.assert_array_equal(AveragedViews(Pixels(), "plain")(images).numpy(), Pixels()(images).numpy())

@@ -68,7 +68,7 @@ def test_every_network_computes_what_it_computes_natively(name, data_format):
     np.testing.assert_allclose(logits2, logits, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "speednet"])
+@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "speednet", "airbench"])
 def test_twenty_steps_of_training_go_the_same_way(name):
     """At a small rate: training is chaotic, and any two float32 implementations part in the end."""
     losses, states, labels = [], [], paddle.to_tensor(RNG.integers(0, 10, 16))

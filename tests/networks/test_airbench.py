@@ -13,7 +13,7 @@ def smooth_images(n=64):
     return sliding_window_view(noise, (3, 3), axis=(1, 2)).mean(axis=(-1, -2)) * [1.0, 2.0, 0.5] + 0.1
 
 
-@pytest.mark.parametrize("width", [64, 32])
+@pytest.mark.parametrize("width", [64, 48, 32])
 def test_the_documented_costs_are_right(width):
     network = Airbench(width=width)
     trained = sum(int(np.prod(p.shape)) for p in network.parameters() if not p.stop_gradient)
@@ -25,13 +25,13 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_1():
     images = smooth_images().astype(np.float32)
     filters = whitening_filters(images, epsilon=0.0)
     patches = sliding_window_view(images, (2, 2), axis=(1, 2)).reshape(-1, 12)
-    answers = patches @ filters[:12].reshape(12, 12).T
-    np.testing.assert_allclose(answers.T @ answers / len(answers), np.eye(12), atol=1e-2)
+    answers = patches @ filters[:8].reshape(8, 12).T
+    np.testing.assert_allclose(answers.T @ answers / len(answers), np.eye(8), atol=1e-2)
 
 
 def test_the_second_half_of_the_filters_is_the_negative_of_the_first():
     filters = whitening_filters(smooth_images().astype(np.float32))
-    np.testing.assert_array_equal(filters[12:], -filters[:12])
+    np.testing.assert_array_equal(filters[8:], -filters[:8])
 
 
 def test_constant_images_whiten_to_finite_filters():
