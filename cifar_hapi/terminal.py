@@ -69,9 +69,7 @@ def summarise(out: Console, run: Run) -> None:
     if evaluation["data"] == "cifar10":
         rows.insert(0, ("compare", _ARTICLE))
     if run.recipe.name == "quick":
-        rows.append(
-            ("", f"cifar-hapi train quick --epochs {2 * run.recipe.epochs}  (twice the time)")
-        )
+        rows.append(("", f"cifar-hapi train quick --epochs {2 * run.recipe.epochs}  (twice the time)"))
     _rows(out, rows)
 
 
