@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import select
 import signal
 import sys
 import tempfile
@@ -66,13 +67,16 @@ def survive(folder: Path, optimizer: str, kills: int, rng: random.Random) -> tup
 
 def attempt(folder: Path, optimizer: str, seconds: float | None = None) -> bool:
     """Train in a process of its own, killed after `seconds`; whether it was."""
+    ended, held_by_child = os.pipe()
     child = os.fork()
     if child == 0:
         train(folder, optimizer)
         os._exit(0)
+    os.close(held_by_child)
     if seconds is not None:
-        time.sleep(seconds)
+        select.select([ended], [], [], seconds)  # its end, or the moment to kill it
         os.kill(child, signal.SIGKILL)
+    os.close(ended)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status not in (0, -signal.SIGKILL):
         sys.exit(f"the training in {folder} failed with status {status}")
