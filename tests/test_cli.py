@@ -166,8 +166,10 @@ def test_debug_shows_the_traceback(command):
 
 
 def test_a_diverging_training_is_exit_code_1(command, small_cifar):
-    wild = ("--set", "optimizer.lr=1e30", "--batch-size", 100, "--epochs", 1, "--run-dir", "wild")
-    code, _, err = command("train", "--data", "cifar10", "--data-dir", small_cifar, *TINY_ARGUMENTS, *wild)
+    wild = ("--set", "optimizer.lr=1e30", "--set", "schedule.name=constant", "--epochs", 1, "--run-dir", "wild")
+    code, _, err = command(
+        "train", "--data", "cifar10", "--data-dir", small_cifar, *TINY_ARGUMENTS, *wild, "--batch-size", 100
+    )
     assert code == 1 and err.startswith("error: the loss is ") and Run("wild").status == "failed"
 
 
