@@ -8,13 +8,13 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 
 from cifar_hapi._version import __version__
 from cifar_hapi.errors import CifarHapiError
-from cifar_hapi.recipe import Recipe, overrides_by_key, parse_override, recipe_names, recipe_text
+from cifar_hapi.recipe import Recipe, Views, overrides_by_key, parse_override, recipe_names, recipe_text
 from cifar_hapi.runtime import cache_folder, prepare_process
 
 
@@ -150,7 +150,7 @@ def resume(
 @click.option("--batch-size", type=click.IntRange(min=1))
 @click.option(
     "--views",
-    type=click.Choice(["plain", "flip", "flip_shift"]),
+    type=click.Choice(get_args(Views)),
     help="Average over views of each image (test-time augmentation); by default as the run's recipe says.",
 )
 @_engine

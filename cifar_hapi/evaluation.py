@@ -23,9 +23,10 @@ from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK
 from cifar_hapi.model import Model
+from cifar_hapi.recipe import Views
 from cifar_hapi.run import Run, now
 from cifar_hapi.runtime import paddle_session
-from cifar_hapi.views import IN_WORDS, AveragedViews, Views
+from cifar_hapi.views import IN_WORDS, AveragedViews
 
 
 def evaluate(

@@ -71,13 +71,16 @@ def rate_multiple(schedule: ScheduleRecipe, steps_per_epoch: int, epochs: int) -
 
 def _cosine(step: int, first: int, last: int, final: float) -> float:
     """Loshchilov & Hutter 2017 (arXiv 1608.03983), one period."""
-    done = min(1.0, (step - first) / max(1, last - first))
-    return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+    return final + (1 - final) * (1 + math.cos(math.pi * _done(step, first, last))) / 2
 
 
 def _linear(step: int, first: int, last: int, final: float) -> float:
-    done = min(1.0, (step - first) / max(1, last - first))
-    return final + (1 - final) * (1 - done)
+    return final + (1 - final) * (1 - _done(step, first, last))
+
+
+def _done(step: int, first: int, last: int) -> float:
+    """Which share of the way from step `first` to `last` lies behind."""
+    return min(1.0, (step - first) / max(1, last - first))
 
 
 def _one_cycle(step: int, first: int, last: int, peak: float, final: float) -> float:

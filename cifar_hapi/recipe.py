@@ -38,6 +38,7 @@ Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
 DataFormat = Literal["NCHW", "NHWC"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Views = Literal["plain", "flip", "flip_shift"]
 Metric = Literal["eval_acc", "eval_loss", "acc", "loss"]
 
 
@@ -173,7 +174,7 @@ class AveragingRecipe:
 class EvaluationRecipe:
     """How the test set is evaluated. `views`: over which views of each image the network's answer is averaged."""
 
-    views: Literal["plain", "flip", "flip_shift"] = "plain"
+    views: Views = "plain"
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

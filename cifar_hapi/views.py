@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import paddle
 import paddle.nn.functional as F
 
-Views = Literal["plain", "flip", "flip_shift"]
+from cifar_hapi.recipe import DataFormat, Views
 
 IN_WORDS: dict[Views, str] = {
     "plain": "one view of each",
@@ -25,7 +23,7 @@ class AveragedViews(paddle.nn.Layer):
     arXiv 2404.00498, section 3.5).
     """
 
-    def __init__(self, network: paddle.nn.Layer, views: Views, data_format: Literal["NCHW", "NHWC"] = "NCHW") -> None:
+    def __init__(self, network: paddle.nn.Layer, views: Views, data_format: DataFormat = "NCHW") -> None:
         super().__init__()
         self.network, self.views, self.data_format = network, views, data_format
 
