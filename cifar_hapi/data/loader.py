@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from cifar_hapi.data.augment import Augmentation, Choices, augment, draw_choices
+from cifar_hapi.data.augment import Augmentation, Canvases, Choices, augment, draw_choices
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.normalisation import DataFormat, normalise
 from cifar_hapi.errors import DataError, RecipeError
@@ -79,9 +79,7 @@ class BatchLoader:
     def batch(self, epoch: int, step: int) -> Batch:
         """The batch of one step, both counted from 0; new arrays at each call."""
         indices = self.indices(epoch, step)
-        images = self.image_set.images.take(indices, axis=0)
-        if self.augmentation:
-            images = augment(images, self.choices(epoch, step), self.augmentation, fill=self.fill)
+        images = self._augmented(indices, epoch, step) if self.augmentation else self._gathered(indices)
         return normalise(images, self.mean, self.std, self.data_format), self.image_set.labels[indices]
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
@@ -98,6 +96,22 @@ class BatchLoader:
     def fill(self) -> np.ndarray:
         """The colour of cutout, uint8 [C]."""
         return np.rint(255 * np.asarray(self.mean)).astype(np.uint8)
+
+    def _augmented(self, indices: np.ndarray, epoch: int, step: int) -> np.ndarray:
+        choices = self.choices(epoch, step)
+        if epoch and self._canvases:  # they take as long as two epochs' augmentation to make: not for a single epoch
+            return self._canvases.augment(indices, choices, fill=self.fill)
+        return augment(self._gathered(indices), choices, self.augmentation or Augmentation(), fill=self.fill)
+
+    def _gathered(self, indices: np.ndarray) -> np.ndarray:
+        return self.image_set.images.take(indices, axis=0)
+
+    @cached_property
+    def _canvases(self) -> Canvases | None:
+        """Made when they are first asked for; None where they are too large to be kept."""
+        images, augmentation = self.image_set.images, self.augmentation or Augmentation()
+        fit = Canvases.size(images.shape, augmentation) <= _KEPT
+        return Canvases(images, augmentation) if fit else None
 
     def _part(self, step: int) -> slice:
         """Which of an epoch's images, in its order, are those of one step."""
@@ -144,6 +158,7 @@ class BatchLoader:
             raise RecipeError(f"seed is {self.seed}, prefetch {self.prefetch}: neither may be negative")
 
 
+_KEPT = 512 * 2**20  # bytes of canvases; those of CIFAR with the usual crops and flips take 480 million
 _ORDER, _AUGMENTATION = range(2)  # streams of random numbers that share nothing
 
 

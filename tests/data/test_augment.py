@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hapi.data.augment import Augmentation, augment, draw_choices
+from cifar_hapi.data.augment import Augmentation, Canvases, augment, draw_choices
 from cifar_hapi.errors import RecipeError
 
 
@@ -175,3 +175,25 @@ def test_the_generator_decides():
 def test_what_cannot_be_is_refused(keys, message):
     with pytest.raises(RecipeError, match=message):
         Augmentation(**keys)
+
+
+@given(
+    size=st.tuples(st.integers(2, 5), st.integers(2, 5)),
+    padding=st.integers(0, 3),
+    mode=st.sampled_from(["reflect", "zero"]),
+    flip=st.sampled_from(["none", "random", "alternating"]),
+    cutout=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_canvases_of_a_set_give_the_pixels_that_each_batch_alone_would(size, padding, mode, flip, cutout, seed):
+    images = random_images(7, *size, seed=seed)
+    augmentation = Augmentation(crop_padding=padding, padding_mode=mode, flip=flip, cutout=cutout)
+    indices = np.random.default_rng(seed).permutation(7)[:5]
+    choices = draw_choices(size, indices, 0, np.random.default_rng(seed), augmentation)
+
+    canvases = Canvases(images, augmentation)
+
+    expected = augment(images[indices], choices, augmentation, fill=(7, 8, 9))
+    assert np.array_equal(canvases.augment(indices, choices, fill=(7, 8, 9)), expected)
+    assert canvases._pixels.nbytes == Canvases.size(images.shape, augmentation)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hapi.data.augment import Augmentation
+from cifar_hapi.data.augment import Augmentation, augment
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.normalisation import normalise
 from cifar_hapi.errors import DataError, RecipeError
 
 EVERYTHING = Augmentation(crop_padding=1, flip="random", cutout=2)
@@ -270,3 +271,20 @@ def test_a_place_outside_of_the_epoch_is_refused(place):
 def test_a_step_outside_of_the_epoch_has_no_batch(step):
     with pytest.raises(IndexError, match=f"step {step}"):
         BatchLoader(numbered(10), 4).batch(0, step)
+
+
+@pytest.mark.parametrize("kept, kept_them", [(2**20, True), (0, False)])
+def test_batches_are_the_same_with_canvases_and_for_a_set_too_large_for_them(monkeypatch, kept, kept_them):
+    monkeypatch.setattr("cifar_hapi.data.loader._KEPT", kept)
+    augmentation = Augmentation(crop_padding=1, flip="random", cutout=2)
+    loader = BatchLoader(numbered(12), 5, augmentation=augmentation, shuffle=True, prefetch=0)
+
+    for epoch in range(2):
+        for step in range(3):
+            alone = augment(
+                loader.image_set.images[loader.indices(epoch, step)], loader.choices(epoch, step), augmentation
+            )
+            expected = normalise(alone, loader.mean, loader.std, "NCHW")
+            assert np.array_equal(loader.batch(epoch, step)[0], expected)
+
+    assert ("_canvases" in vars(loader) and loader._canvases is not None) == kept_them
