@@ -99,7 +99,7 @@ class BatchLoader:
 
     def _augmented(self, indices: np.ndarray, epoch: int, step: int) -> np.ndarray:
         choices = self.choices(epoch, step)
-        if epoch and self._canvases:  # they take as long as two epochs' augmentation to make: not for a single epoch
+        if epoch and self._canvases:  # to make them takes as long as the padding of one epoch: not for a single one
             return self._canvases.augment(indices, choices, fill=self.fill)
         return augment(self._gathered(indices), choices, self.augmentation or Augmentation(), fill=self.fill)
 
@@ -158,7 +158,7 @@ class BatchLoader:
             raise RecipeError(f"seed is {self.seed}, prefetch {self.prefetch}: neither may be negative")
 
 
-_KEPT = 512 * 2**20  # bytes of canvases; those of CIFAR with the usual crops and flips take 480 million
+_KEPT = 512 * 2**20  # bytes of canvases; those of CIFAR with the usual crops take 240 million
 _ORDER, _AUGMENTATION = range(2)  # streams of random numbers that share nothing
 
 
