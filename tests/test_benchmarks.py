@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import timing
+from benchmarks import speedrun, timing
 from benchmarks.growth import growth
 from benchmarks.optimizer import measured_rows
 from benchmarks.paddle_worker import multiply_adds, parameter_count
@@ -186,7 +186,7 @@ def test_batches_are_whole_and_the_saved_images(tmp_path):
 
 CHILD = """
 import os
-from benchmarks import worker
+from benchmarks import worker, speedrun
 worker.warm_up = lambda step: None
 def prepare():
     {prepare}
@@ -228,3 +228,16 @@ def test_settings_of_this_process_do_not_reach_contenders(monkeypatch):
     for name in (*names, "CIFAR_HAPI_DATA"):
         monkeypatch.setenv(name, "3")
     assert "CIFAR_HAPI_DATA" in clean_environment() and not names & clean_environment().keys()
+
+
+def test_a_speedrun_is_compared_with_the_median_time_of_pytorch():
+    def result(seconds, views):
+        return {"seconds": seconds, "views": views, "plain": 0.93, "precision": "bfloat16"}
+
+    found = {"cifar-hapi": [result(600, 0.94), result(640, 0.942)], "PyTorch": [result(1200, 0.941)]}
+
+    shown = speedrun.show(found, "speed94")
+
+    assert "| `speed94`, bfloat16" in shown and "600 640 |" in shown and "94.00 94.20" in shown
+    assert "0.52 of PyTorch's time" in shown
+    assert "PyTorch is not installed" in speedrun.show({**found, "PyTorch": []}, "speed94")
