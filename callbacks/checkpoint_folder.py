@@ -130,17 +130,28 @@ class CheckpointFolder:
 
     def read(self, name: str) -> Saved:
         """The checkpoint `name`, checked against its manifest. Raises CheckpointError."""
-        folder = self.path / name
-        if not _NAME.fullmatch(name) or folder.is_symlink():
-            raise CheckpointError(f"{folder}: is no checkpoint")
-        try:
-            files = dict(json.loads(_read_part(folder, "MANIFEST.json", _SMALL))["files"])
+        with self._damage_told(name) as folder:
+            files = _manifest(folder)
             tensors = {
                 part: parse_tensors(_listed_part(folder, f"{part}.safetensors", files))
                 for part in _TENSOR_PARTS
                 if part == "weights" or f"{part}.safetensors" in files
             }
             return Saved(state=dict(json.loads(_listed_part(folder, "state.json", files))), **tensors)
+
+    def read_weights(self, name: str) -> Tensors:
+        """The weights of the checkpoint `name`, checked; its other parts may be damaged. Raises CheckpointError."""
+        with self._damage_told(name) as folder:
+            return parse_tensors(_listed_part(folder, "weights.safetensors", _manifest(folder)))
+
+    @contextlib.contextmanager
+    def _damage_told(self, name: str) -> Iterator[Path]:
+        """The folder of the checkpoint `name`; what is wrong with its contents becomes a CheckpointError."""
+        folder = self.path / name
+        if not _NAME.fullmatch(name) or folder.is_symlink():
+            raise CheckpointError(f"{folder}: is no checkpoint")
+        try:
+            yield folder
         except _DAMAGE as error:
             raise CheckpointError(f"{folder}: damaged: {error}") from None
 
@@ -181,6 +192,10 @@ def _write_parts(folder: Path, saved: Saved) -> None:
     write_new_file(folder / "MANIFEST.json", json.dumps({"format": 1, "files": files}, indent=1).encode())
     sync_folder(folder)
     folder.chmod(0o755)  # mkdtemp's 0700 would hide results from one's group
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return dict(json.loads(_read_part(folder, "MANIFEST.json", _SMALL))["files"])
 
 
 def _listed_part(folder: Path, name: str, files: dict[str, Any]) -> bytes:

@@ -87,7 +87,7 @@ def checkpoint_step(run: Run, weights: Weights) -> int:
 def _read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
     name = _checkpoint_name(run, weights)
     try:
-        return run.checkpoints.read(name).weights
+        return run.checkpoints.read_weights(name)
     except CheckpointError as error:
         raise RunError(f"run {run.path}: {error}") from None
 

@@ -173,6 +173,12 @@ def test_a_run_of_no_use_is_told_in_one_line(run, tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("part", ["optimizer.safetensors", "state.json"])
+def test_what_only_training_needs_may_be_damaged(run, recorded, tmp_path, part):
+    copy = broken(run, tmp_path, lambda copy: (copy / "checkpoints" / "step-00000015" / part).write_bytes(b"\xff"))
+    assert figures(evaluate(copy)) == figures(recorded)
+
+
 def test_a_damaged_run_does_not_hide_the_others(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "whole")
     (tmp_path / "damaged").mkdir()
