@@ -33,13 +33,20 @@ def prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, St
     from cifar_hapi.networks import build_network
     from cifar_hapi.runtime import versions
 
-    network = build_network(arguments.network)
+    name, width = network_and_width(arguments.network)
+    network = build_network(name, width=width)
     about = {"versions": versions(), "parameters": parameter_count(network), "multiply_adds": multiply_adds(network)}
     model = prepared_model(network, arguments.engine, arguments.precision)
     return about, {
         "training": training_step(model, load_batches(arguments.images, arguments.batch_size)),
         "evaluation": evaluation_step(model, load_batches(arguments.images, arguments.eval_batch_size)),
     }
+
+
+def network_and_width(text: str) -> tuple[str, int | None]:
+    """The parts of "airbench@32"; without a width, the network has its own."""
+    name, _, width = text.partition("@")
+    return name, int(width) if width else None
 
 
 def prepared_model(network: Any, engine: str = "native", precision: str = "float32") -> Any:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.training
     python -m benchmarks.training --networks resnet20:128 --contenders stock onednn-bfloat16 torch-bfloat16-nhwc
+    python -m benchmarks.training --networks airbench@32:1000 --contenders stock onednn-bfloat16
     python -m benchmarks.training --json > docs/performance.json
 
 Each contender is a process of its own that stays alive; they take turns, round by round, and the table shows medians.
@@ -13,6 +14,7 @@ three forward passes.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -65,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         type=network_and_batch,
         default=[network_and_batch(text) for text in NETWORKS],
-        metavar="NAME:BATCH",
+        metavar="NAME[@WIDTH]:BATCH",
         help=f"default: {' '.join(NETWORKS)}",
     )
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
@@ -79,10 +81,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def network_and_batch(text: str) -> tuple[str, int]:
-    """The parts of "resnet20:128"; raises ArgumentTypeError for anything else."""
+    """The parts of "resnet20:128" or "airbench@32:1000", width and all; raises ArgumentTypeError for anything else."""
     name, _, batch_size = text.partition(":")
-    if not (name and batch_size.isdigit() and 0 < int(batch_size) <= IMAGES):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME:BATCH, such as resnet20:128, of up to {IMAGES}")
+    if not (re.fullmatch(r"\w+(@\d+)?", name) and batch_size.isdigit() and 0 < int(batch_size) <= IMAGES):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected NAME:BATCH or NAME@WIDTH:BATCH, such as resnet20:128, of up to {IMAGES}"
+        )
     return name, int(batch_size)
 
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import speedrun, timing
 from benchmarks.growth import growth
 from benchmarks.optimizer import measured_rows
-from benchmarks.paddle_worker import multiply_adds, parameter_count
+from benchmarks.paddle_worker import multiply_adds, network_and_width, parameter_count
 from benchmarks.saved_batches import load_batches, save_images
 from benchmarks.tables import markdown_table
 from benchmarks.timing import Spread, straight_line, take_turn, warm_up
@@ -155,11 +155,19 @@ def test_contenders_that_do_other_work_are_refused(key):
         check_same_work({"a": same, "b": same | {key: 3}})
 
 
-@pytest.mark.parametrize("text", ["resnet20", "resnet20:", ":128", "resnet20:0", "resnet20:x", "resnet20:4096"])
+@pytest.mark.parametrize(
+    "text", ["resnet20", "resnet20:", ":128", "resnet20:0", "resnet20:x", "resnet20:4096", "airbench@:8"]
+)
 def test_a_network_without_a_possible_batch_size_is_refused(text):
     assert network_and_batch("resnet20:128") == ("resnet20", 128)
+    assert network_and_batch("airbench@32:1000") == ("airbench@32", 1000)
     with pytest.raises(argparse.ArgumentTypeError, match="NAME:BATCH"):
         network_and_batch(text)
+
+
+@pytest.mark.parametrize(("text", "parts"), [("airbench@32", ("airbench", 32)), ("resnet20", ("resnet20", None))])
+def test_a_network_may_have_a_width(text, parts):
+    assert network_and_width(text) == parts
 
 
 def test_growth_has_a_line_from_three_points_on():
