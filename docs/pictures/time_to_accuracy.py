@@ -73,9 +73,7 @@ def course(runs: list[dict[str, Any]]) -> Course:
         precision=runs[0]["precision"],
         seeds=len(runs),
         minutes=tuple(mean(times) / 60 for times in zip(*seconds, strict=True)),
-        accuracies=tuple(
-            100 * mean(record["eval_acc"] for record in records) for records in zip(*histories, strict=True)
-        ),
+        accuracies=tuple(100 * mean(record["eval_acc"] for record in records) for records in after_epoch),
         test_minutes=mean(run["seconds"] for run in runs) / 60,
         test_accuracy=100 * mean(run["evaluation"]["top1"] for run in runs),
     )
