@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy as np
 import paddle
+import pytest
 
 from cifar_hapi.engine import onednn
 from cifar_hapi.engine.execution import accelerate
+
+needs_bfloat16 = pytest.mark.skipif(
+    onednn.library_path() is None or not onednn.native_bfloat16(), reason="this CPU does not compute bfloat16 natively"
+)
+PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 
 
 def both(network: paddle.nn.Layer, use: Callable[[paddle.nn.Layer], Any], dtype: onednn.Dtype = "float32") -> Any:

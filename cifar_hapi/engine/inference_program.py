@@ -1,4 +1,4 @@
-"""A traced network's forward pass in evaluation mode: convolutions apply batch norm, residual sum and ReLU too."""
+"""A traced network's forward pass in evaluation mode: convolutions take in batch norm, residual sum, activation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from cifar_hapi.engine import layers, primitives
 from cifar_hapi.engine.memory import Buffer, BufferPool, floats_at
 from cifar_hapi.engine.onednn import Desc, Dtype, PostOps, PrimitiveDesc
-from cifar_hapi.engine.primitives import Convolution
+from cifar_hapi.engine.primitives import Activation, Convolution
 from cifar_hapi.engine.program import (
     KeptNaN,
     NoFastForm,
@@ -35,13 +35,14 @@ from cifar_hapi.engine.trace import Operation, Trace
 class Chain:
     """Operations that are one call: a convolution with what follows it, or any other operation alone.
 
-    summand: the number of the value that is added to the convolution's result, after batch norm and before ReLU.
+    summand: the number of the value that is added to the convolution's result, after batch norm and before the
+    activation.
     """
 
     first: Operation
     norm: Operation | None
     summand: int | None
-    relu: bool
+    activation: Activation | None
     output: int
 
     @property
@@ -96,7 +97,9 @@ class InferenceProgram(Program):
                 post.multiply(norm.factor.desc).add(norm.offset.desc)
             if summand:
                 post.add(convolution.dst)
-            return convolution.forward(training=False, post=post.relu() if chain.relu else post)
+            if chain.activation:
+                primitives.followed_by(chain.activation, post)
+            return convolution.forward(training=False, post=post)
 
         forward = fastest(kernels(layer, x.desc, z.desc, self._dtype), made, layer)
         added = [self._laid_out(self._steps, summand, forward.dst)] if summand else []
@@ -112,7 +115,7 @@ class InferenceProgram(Program):
         z = self._taken(y.desc, chain.output)
         names = {"scale": "weight", "shift": "bias", "mean": "_mean", "variance": "_variance"}
         known = {role: self._parameter(layer, name, channels) for role, name in names.items()}
-        primitive = primitives.batch_norm(y.desc, layers.epsilon(layer), chain.relu, False, training=False)
+        primitive = primitives.batch_norm(y.desc, layers.epsilon(layer), chain.first.relu, False, training=False)
         primitive = fast_form(primitive, layer)
         self._call(self._steps, primitive, {"src": y.memory, "dst": z.memory, **known})
         return z
@@ -122,12 +125,18 @@ class InferenceProgram(Program):
         self._call(self._steps, primitives.relu(y.desc), {"src": y.memory, "dst": z.memory})
         return z
 
+    def _activation(self, chain: Chain, y: Buffer) -> Buffer:
+        z, layer = self._taken(y.desc, chain.output), chain.first.layer
+        primitive = fast_form(primitives.activation(y.desc, layers.activation(layer)), layer)
+        self._call(self._steps, primitive, {"src": y.memory, "dst": z.memory})
+        return z
+
     def _add(self, chain: Chain, y: Buffer, other: Buffer) -> Buffer:
         if y.desc.shape != other.desc.shape:
             raise NoFastForm(None)  # Paddle would broadcast
         z, other = self._taken(y.desc, chain.output), self._laid_out(self._steps, other, y.desc.tag)
         added = {"src": y.memory, "src1": other.memory, "dst": z.memory}
-        self._call(self._steps, primitives.add(y.desc, chain.relu), added)
+        self._call(self._steps, primitives.add(y.desc, chain.first.relu), added)
         self._pool.give(other)
         return z
 
@@ -173,20 +182,23 @@ def chained(path: Trace) -> list[Chain]:
                 longer = _longer(chain, operation, *others)
                 if longer:
                     del chains[mine]
-        chains[operation.output] = longer or Chain(operation, None, None, operation.relu, operation.output)
+        chains[operation.output] = longer or Chain(operation, None, None, None, operation.output)
     return list(chains.values())
 
 
 def _longer(chain: Chain, operation: Operation, summand: int | None = None) -> Chain | None:
     """`chain` with `operation` behind it, None if that is not one call."""
-    if chain.first.kind != "convolution" or chain.relu:
+    if chain.first.kind != "convolution" or chain.activation:
         return None
+    then: Activation | None = "relu" if operation.relu else None
     if operation.kind == "norm" and not chain.norm and chain.summand is None:
-        return replace(chain, norm=operation, relu=operation.relu, output=operation.output)
+        return replace(chain, norm=operation, activation=then, output=operation.output)
     if operation.kind == "relu":
-        return replace(chain, relu=True, output=operation.output)
+        return replace(chain, activation="relu", output=operation.output)
+    if operation.kind == "activation":
+        return replace(chain, activation=layers.activation(operation.layer), output=operation.output)
     if operation.kind == "add" and chain.summand is None:
-        return replace(chain, summand=summand, relu=operation.relu, output=operation.output)
+        return replace(chain, summand=summand, activation=then, output=operation.output)
     return None
 
 
@@ -211,6 +223,7 @@ _BUILDERS: dict[str, Callable[..., Buffer]] = {
     "convolution": InferenceProgram._convolution,
     "norm": InferenceProgram._norm,
     "relu": InferenceProgram._relu,
+    "activation": InferenceProgram._activation,
     "add": InferenceProgram._add,
     "pad": InferenceProgram._pad,
     "pool": InferenceProgram._pooled,

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from paddle import nn
 
-from cifar_hapi.engine.primitives import Geometry, Window
+from cifar_hapi.engine.primitives import Activation, Geometry, Window
 from cifar_hapi.networks.layers import Classifier, GlobalAveragePool, GlobalMaxPool, MaxPool, PadShortcut, ResidualJoin
 
-Kind = Literal["convolution", "norm", "relu", "pool", "features", "pad", "join", "linear"]
+Kind = Literal["convolution", "norm", "relu", "activation", "pool", "features", "pad", "join", "linear"]
 
 
 def kind(layer: nn.Layer) -> Kind | None:
@@ -39,6 +39,13 @@ def pool_window(pool: nn.Layer, sides: Sequence[int]) -> Window:
     if isinstance(pool, nn.MaxPool2D):
         return Window("max", geometry)
     return Window("average" if pool.exclusive else "average with padding", geometry)
+
+
+def activation(layer: nn.Layer) -> Activation:
+    """Which function of a single number a layer of the kind "activation" is."""
+    if isinstance(layer, nn.Silu):
+        return "silu"
+    return "gelu, by tanh" if layer._approximate else "gelu"
 
 
 def uses_batch_statistics(norm: nn.BatchNorm2D) -> bool:
@@ -126,6 +133,8 @@ _KINDS: dict[type, tuple[Kind, Callable[[Any], bool]]] = {
     nn.Conv2D: ("convolution", _possible_convolution),
     nn.BatchNorm2D: ("norm", _possible_norm),
     nn.ReLU: ("relu", _always),
+    nn.GELU: ("activation", _always),
+    nn.Silu: ("activation", _always),
     nn.MaxPool2D: ("pool", _possible_pool),
     nn.AvgPool2D: ("pool", _possible_pool),
     nn.AdaptiveAvgPool2D: ("pool", _possible_global_pool),

@@ -23,7 +23,7 @@ _DTYPES = {"bfloat16": 2, "float32": 3, "uint8": 6}
 _TAGS = {"any": 1, "a": 2, "ab": 3, "oihw": 5, "nchw": 5, "goihw": 6, "nhwc": 22, "blocked": 78}
 _STATUSES = {1: "out of memory", 2: "invalid arguments", 3: "unimplemented", 5: "runtime error"}
 _UNIMPLEMENTED = 3
-_RELU, _ADD, _MULTIPLY = 0x20, 0x1FFF0, 0x1FFF1
+_ADD, _MULTIPLY = 0x1FFF0, 0x1FFF1
 _WEIGHTS_MD, _DIFF_WEIGHTS_MD, _WORKSPACE_MD, _SCRATCHPAD_MD = 131, 132, 135, 136
 
 # What the arguments of primitives are called (dnnl_types.h).
@@ -196,7 +196,7 @@ class _Argument(ctypes.Structure):
 
 
 class PostOps:
-    """What a primitive does to its result before it is written, in this order; a chain of `multiply`, `add`, `relu`.
+    """What a primitive does to its result before it is written, in this order; a chain of `multiply`, `add`, `apply`.
 
     The operand of the n-th of them, from 0, is the argument `postn` of the call.
     """
@@ -212,9 +212,10 @@ class PostOps:
     def add(self, summand: Desc) -> PostOps:
         return self._binary(_ADD, summand)
 
-    def relu(self) -> PostOps:
-        zero = c_float(0)
-        check(library().dnnl_post_ops_append_eltwise(self.pointer, _RELU, zero, zero), "post_ops_append_eltwise")
+    def apply(self, algorithm: int, alpha: float = 0) -> PostOps:
+        """A function of a single number, by oneDNN's number for it."""
+        status = library().dnnl_post_ops_append_eltwise(self.pointer, algorithm, c_float(alpha), c_float(0))
+        check(status, "post_ops_append_eltwise")
         return self
 
     def _binary(self, algorithm: int, operand: Desc) -> PostOps:

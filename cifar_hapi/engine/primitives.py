@@ -11,6 +11,8 @@ from cifar_hapi.engine.onednn import Desc, PostOps, PrimitiveDesc, dims, engine
 
 _FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD = 64, 96, 128
 _DIRECT, _RELU_BY_RESULT, _ADD = 1, 0x100, 0x1FFF0
+Activation = Literal["relu", "gelu", "gelu, by tanh", "silu"]
+_ACTIVATIONS = {"relu": (0x20, 0), "gelu": (0x31, 0), "gelu, by tanh": (0x2B, 0), "silu": (0x2C, 1)}  # and their alpha
 _POOLS = {"max": 0x1FF, "average with padding": 0x2FF, "average": 0x3FF}
 _GLOBAL_STATS, _SCALE, _SHIFT, _FUSE_RELU = 1, 2, 4, 8
 Pair = tuple[int, int]  # height, width
@@ -102,26 +104,49 @@ def add(data: Desc, relu: bool = False) -> PrimitiveDesc:
         "dnnl_binary_primitive_desc_create",
         f"{data.dtype} {data.shape}",
         *(engine(), _ADD, data.pointer, data.pointer, data.pointer),
-        post=PostOps().relu() if relu else None,
+        post=followed_by("relu") if relu else None,
     )
 
 
 def relu(data: Desc) -> PrimitiveDesc:
     """dst = max(src, 0); dst may be src."""
-    return PrimitiveDesc(
-        "dnnl_eltwise_forward_primitive_desc_create",
-        f"{data.dtype} {data.shape}",
-        *(engine(), _FORWARD_TRAINING, _RELU_BY_RESULT, data.pointer, data.pointer, c_float(0), c_float(0)),
-    )
+    return _elementwise(data, _RELU_BY_RESULT)
 
 
 def relu_backward(data: Desc) -> PrimitiveDesc:
     """diff_src = diff_dst where dst > 0, else 0; diff_src may be diff_dst."""
-    hint = relu(data)
+    return _elementwise_backward(data, _RELU_BY_RESULT)
+
+
+def activation(data: Desc, which: Activation) -> PrimitiveDesc:
+    """dst = f(src); dst may be src where there is no backward pass."""
+    return _elementwise(data, *_ACTIVATIONS[which])
+
+
+def activation_backward(data: Desc, which: Activation) -> PrimitiveDesc:
+    """diff_src = diff_dst * f'(src); diff_src may be diff_dst."""
+    return _elementwise_backward(data, *_ACTIVATIONS[which])
+
+
+def followed_by(which: Activation, post: PostOps | None = None) -> PostOps:
+    """`post`, then an activation."""
+    return (post or PostOps()).apply(*_ACTIVATIONS[which])
+
+
+def _elementwise(data: Desc, algorithm: int, alpha: float = 0) -> PrimitiveDesc:
+    return PrimitiveDesc(
+        "dnnl_eltwise_forward_primitive_desc_create",
+        f"{data.dtype} {data.shape}",
+        *(engine(), _FORWARD_TRAINING, algorithm, data.pointer, data.pointer, c_float(alpha), c_float(0)),
+    )
+
+
+def _elementwise_backward(data: Desc, algorithm: int, alpha: float = 0) -> PrimitiveDesc:
+    hint = _elementwise(data, algorithm, alpha)
     return PrimitiveDesc(
         "dnnl_eltwise_backward_primitive_desc_create",
         f"{data.dtype} {data.shape}",
-        *(engine(), _RELU_BY_RESULT, data.pointer, data.pointer, data.pointer, c_float(0), c_float(0), hint.pointer),
+        *(engine(), algorithm, data.pointer, data.pointer, data.pointer, c_float(alpha), c_float(0), hint.pointer),
     )
 
 

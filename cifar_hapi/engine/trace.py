@@ -16,7 +16,7 @@ from paddle import nn
 from cifar_hapi.engine import layers
 from cifar_hapi.engine.side_effects import undone
 
-Kind = Literal["convolution", "norm", "relu", "pool", "pad", "add"]
+Kind = Literal["convolution", "norm", "relu", "activation", "pool", "pad", "add"]
 
 
 @dataclass(frozen=True)

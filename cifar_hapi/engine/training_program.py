@@ -209,6 +209,23 @@ class TrainingProgram(Program):
 
         return z, plan
 
+    def _activation(self, operation: Operation, y: Value) -> tuple[Value, Plan]:
+        which, layer = layers.activation(operation.layer), operation.layer
+        z = Value(self._pool.keep(y.desc), y.needs_gradient)  # apart from `y`, which the backward pass reads
+        forward = fast_form(primitives.activation(y.desc, which), layer)
+        self._call(self._forward, forward, {"src": y.memory, "dst": z.memory})
+
+        def plan() -> None:
+            gz = self._gradient(z)
+            gy = gz if gz.overwritable else self._pool.take(y.desc)
+            back = fast_form(primitives.activation_backward(y.desc, which), layer)
+            self._call(self._backward, back, {"src": y.memory, "diff_dst": gz.memory, "diff_src": gy.memory})
+            if gy is not gz:
+                self._pool.give(gz)
+            self._add_gradient(y, gy)
+
+        return z, plan
+
     def _add(self, operation: Operation, y: Value, other: Value) -> tuple[Value, Plan]:
         if y.shape != other.shape:
             raise NoFastForm(None)  # Paddle would broadcast
@@ -344,6 +361,7 @@ _BUILDERS: dict[str, Callable[..., tuple[Value, Plan]]] = {
     "convolution": TrainingProgram._convolution,
     "norm": TrainingProgram._norm,
     "relu": TrainingProgram._relu,
+    "activation": TrainingProgram._activation,
     "add": TrainingProgram._add,
     "pad": TrainingProgram._pad,
     "pool": TrainingProgram._pooled,

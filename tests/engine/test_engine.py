@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from engine_comparison import PRECISIONS, needs_bfloat16
 from small_training import small_fit
 
 from cifar_hapi import evaluate, load
@@ -85,6 +86,7 @@ def test_twenty_steps_of_training_go_the_same_way(name):
     assert_close(states[1], states[0], 0.01)
 
 
+@needs_bfloat16
 def test_bfloat16_is_near():
     net, fast = network(), network()
     use_engine(fast, "onednn", "bfloat16", "cpu")
@@ -132,7 +134,7 @@ def assigns_a_weight(net):
 @pytest.mark.parametrize(
     "change", [trains_on, loads_other_weights, averages_weights, moves_statistics, assigns_a_weight]
 )
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_evaluation_is_never_stale(change, precision):
     net, twin, x = network(), network(), images()
     accelerate(net, precision)

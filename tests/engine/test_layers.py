@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
-from engine_comparison import assert_agree, both, outcome
+from engine_comparison import assert_agree, both, needs_bfloat16, outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paddle import nn
@@ -70,6 +70,34 @@ def test_batch_norm_in_every_mode(channels, batch, height, width, data_format, m
     x = maps(batch, channels, height, width, data_format)
     native, fast = both(network, lambda layer: outcome(layer, x))
     assert_agree(fast, native, 2e-4)
+
+
+ACTIVATIONS = {"gelu": nn.GELU(), "gelu by tanh": nn.GELU(approximate=True), "silu": nn.Silu()}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("after", ["input", "convolution", "norm"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_smooth_activations_everywhere(name, after, mode):
+    before = {"input": [], "convolution": [nn.Conv2D(5, 5, 3)], "norm": [nn.Conv2D(5, 5, 3), nn.BatchNorm2D(5)]}
+    network = nn.Sequential(*before[after], ACTIVATIONS[name], nn.Conv2D(5, 3, 1))
+    getattr(network, mode)()
+    x = 3 * maps(2, 5, 7, 6, "NCHW")
+    native, fast = both(network, lambda layer: outcome(layer, x))
+    assert_agree(fast, native, 1e-4)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_pass_nan_and_infinity_through_as_paddle_does(name):
+    network = nn.Sequential(ACTIVATIONS[name], nn.Conv2D(5, 5, 1))
+    network[1].weight.set_value(np.eye(5, dtype="float32").reshape(5, 5, 1, 1))
+    x = maps(1, 5, 4, 4, "NCHW")
+    x[0, :, 0, 0] = [np.nan, np.inf, -np.inf, 80, -80]
+    native, fast = both(network, lambda layer: layer(paddle.to_tensor(x)).numpy()[0, :, 1:, 1:])
+    assert np.isfinite(native).all()
+    np.testing.assert_allclose(fast, native, atol=1e-5)
+    native, fast = both(network, lambda layer: np.isnan(layer(paddle.to_tensor(x)).numpy()[0, 0]))
+    np.testing.assert_array_equal(fast, native)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -148,6 +176,7 @@ def test_sums(data_format, mode):
     assert_agree(fast, native, 1e-4)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("side", [4, 16, 20])
 @pytest.mark.parametrize("channels", [5, 16, 32])
 def test_bfloat16_is_near_in_every_layout(channels, side):

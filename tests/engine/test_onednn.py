@@ -99,6 +99,8 @@ def test_paddings_of_convolutions(padding, before, after):
         (nn.AdaptiveAvgPool2D(2), None),
         (nn.Conv2D(3, 3, 3, padding=1, padding_mode="circular"), None),
         (nn.ReLU(), "relu"),
+        (nn.GELU(), "activation"),
+        (nn.Silu(), "activation"),
         (nn.Sigmoid(), None),
     ],
 )

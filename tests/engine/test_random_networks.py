@@ -17,7 +17,7 @@ from cifar_hapi.engine.memory import layout
 from cifar_hapi.networks.layers import GlobalAveragePool, GlobalMaxPool, MaxPool, PadShortcut, ResidualJoin
 
 pytestmark = pytest.mark.skipif(onednn.library_path() is None, reason="this Paddle carries no oneDNN")
-KINDS = ["conv", "conv", "norm", "norm", "relu", "relu", "pool", "add", "add", "join", "pad"]
+KINDS = ["conv", "conv", "norm", "norm", "relu", "relu", "activation", "pool", "add", "add", "join", "pad"]
 MODES = ["training", "evaluation", "evaluation with gradients", "training without gradients", "frozen statistics"]
 
 
@@ -86,6 +86,9 @@ class Drawn(nn.Layer):
             )
         elif kind == "relu":
             self._append("call", nn.ReLU(), (source,), shapes[source], shapes, unread)
+        elif kind == "activation":
+            layer = draw(st.sampled_from([nn.GELU(), nn.GELU(approximate=True), nn.Silu()]))
+            self._append("call", layer, (source,), shapes[source], shapes, unread)
         elif kind == "pool" and min(height, width) >= 6:
             layer = draw(st.sampled_from([MaxPool(2, **self._form), nn.AvgPool2D(2, **self._form)]))
             self._append("call", layer, (source,), (channels, height // 2, width // 2), shapes, unread)
