@@ -69,9 +69,9 @@ class AugmentRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class NetworkRecipe:
-    """Which network. Without `width`, `shortcut`, `stem`: the published form; without `num_classes`: the data's.
+    """Which network. Without `width`, `shortcut`, `norm`, `stem`: the published form.
 
-    `data_format`: for `auto` see `Recipe.data_format`.
+    Without `num_classes`: the data's. `data_format`: for `auto` see `Recipe.data_format`.
     """
 
     name: str = "resnet20"
@@ -79,6 +79,7 @@ class NetworkRecipe:
     num_classes: Annotated[int, Field(ge=2)] | None = None
     data_format: Literal["auto", "NCHW", "NHWC"] = "auto"
     shortcut: Literal["A", "B"] | None = None
+    norm: Literal["batch", "none"] | None = None
     stem: Literal["cifar", "imagenet"] | None = None
 
 

@@ -15,10 +15,13 @@ import paddle.nn.functional as F
 from paddle import nn
 
 DataFormat = Literal["NCHW", "NHWC"]
+Norm = Literal["batch", "none"]
 
 
 class ConvNorm(nn.Layer):
-    """Convolution without bias, batch normalisation, and an activation or none.
+    """Convolution, normalisation, and an activation or none.
+
+    norm: "batch", or "none" to see what a network is without it; the convolution then has a bias, which starts at 0.
 
     The padding is `kernel_size // 2`: an odd kernel keeps the size at stride 1 and halves it, rounding up, at
     stride 2. Weights start as in He et al. 2015 (arXiv 1502.01852): normal with mean 0 and
@@ -33,6 +36,7 @@ class ConvNorm(nn.Layer):
         stride: int = 1,
         activation: Literal["relu"] | None = "relu",
         data_format: DataFormat = "NCHW",
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2D(
@@ -42,10 +46,10 @@ class ConvNorm(nn.Layer):
             stride,
             padding=kernel_size // 2,
             weight_attr=paddle.ParamAttr(initializer=nn.initializer.KaimingNormal()),
-            bias_attr=False,
+            bias_attr=False if norm == "batch" else None,
             data_format=data_format,
         )
-        self.norm = nn.BatchNorm2D(out_channels, data_format=data_format)
+        self.norm = nn.BatchNorm2D(out_channels, data_format=data_format) if norm == "batch" else nn.Identity()
         self.activation = {"relu": nn.ReLU, None: nn.Identity}[activation]()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:

@@ -38,13 +38,16 @@ NETWORKS: dict[str, Network] = {
             partial(cifar_resnet, depth),
             f"{depth} layers, {size} parameters: He et al. 2015, CIFAR form, 16-32-64 channels",
             width=16,
-            options={"shortcut": ("A", "B")},
+            options={"shortcut": ("A", "B"), "norm": ("batch", "none")},
         )
         for depth, size in {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M"}.items()
     },
     **{
         f"plain{depth}": Network(
-            partial(cifar_plain, depth), f"resnet{depth} without its shortcuts: He et al. 2015", width=16
+            partial(cifar_plain, depth),
+            f"resnet{depth} without its shortcuts: He et al. 2015",
+            width=16,
+            options={"norm": ("batch", "none")},
         )
         for depth in (20, 32, 44, 56)
     },
@@ -80,7 +83,8 @@ def build_network(
 
     width: channels of the first convolution, all others in proportion; None is the published width.
     data_format: with "NHWC" images are [N, H, W, 3]; a state dict fits both.
-    options: shortcut="A" or "B" for the CIFAR ResNets; stem="cifar" or "imagenet" for resnet18, 34 and 50.
+    options: shortcut="A" or "B" for the CIFAR ResNets, norm="batch" or "none" for them and their plain twins;
+    stem="cifar" or "imagenet" for resnet18, 34 and 50.
     Weights follow `paddle.seed`. Raises RecipeError for what cannot be built.
     """
     check_network(name, num_classes, width, data_format, **options)

@@ -16,6 +16,7 @@ from cifar_hapi.networks.layers import (
     DataFormat,
     GlobalAveragePool,
     MaxPool,
+    Norm,
     PadShortcut,
     ResidualJoin,
 )
@@ -28,18 +29,22 @@ def cifar_resnet(
     num_classes: int = 10,
     width: int = 16,
     shortcut: Shortcut = "A",
+    norm: Norm = "batch",
     data_format: DataFormat = "NCHW",
 ) -> nn.Sequential:
     """ResNet of section 4.2: 6n+2 layers, three stages of n basic blocks with `width` * 1, 2, 4 channels.
 
-    shortcut: where the size changes, "A" subsamples and pads with zeros, "B" projects with a 1x1 convolution.
+    shortcut: where the size changes, "A" subsamples and pads with zeros, "B" projects with a 1x1 convolution. norm:
+    "none" leaves batch norm out.
     """
-    return _cifar(partial(BasicBlock, shortcut=shortcut), depth, num_classes, width, data_format)
+    return _cifar(partial(BasicBlock, shortcut=shortcut), depth, num_classes, width, data_format, norm)
 
 
-def cifar_plain(depth: int, num_classes: int = 10, width: int = 16, data_format: DataFormat = "NCHW") -> nn.Sequential:
+def cifar_plain(
+    depth: int, num_classes: int = 10, width: int = 16, norm: Norm = "batch", data_format: DataFormat = "NCHW"
+) -> nn.Sequential:
     """The twin of `cifar_resnet` without shortcuts; has the same state dict as the one with option A."""
-    return _cifar(PlainBlock, depth, num_classes, width, data_format)
+    return _cifar(PlainBlock, depth, num_classes, width, data_format, norm)
 
 
 def imagenet_resnet(
@@ -79,11 +84,12 @@ class BasicBlock(nn.Layer):
         stride: int,
         data_format: DataFormat,
         shortcut: Shortcut = "B",
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
-        self.first = ConvNorm(in_channels, out_channels, 3, stride, data_format=data_format)
-        self.second = ConvNorm(out_channels, out_channels, 3, activation=None, data_format=data_format)
-        self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride, data_format)
+        self.first = ConvNorm(in_channels, out_channels, 3, stride, data_format=data_format, norm=norm)
+        self.second = ConvNorm(out_channels, out_channels, 3, activation=None, data_format=data_format, norm=norm)
+        self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride, data_format, norm)
         self.join = ResidualJoin(data_format)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -109,10 +115,12 @@ class Bottleneck(nn.Layer):
 class PlainBlock(nn.Layer):
     """Two 3x3 convolutions with nothing around them."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, data_format: DataFormat) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, data_format: DataFormat, norm: Norm = "batch"
+    ) -> None:
         super().__init__()
-        self.first = ConvNorm(in_channels, out_channels, 3, stride, data_format=data_format)
-        self.second = ConvNorm(out_channels, out_channels, 3, data_format=data_format)
+        self.first = ConvNorm(in_channels, out_channels, 3, stride, data_format=data_format, norm=norm)
+        self.second = ConvNorm(out_channels, out_channels, 3, data_format=data_format, norm=norm)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.second(self.first(x))
@@ -122,21 +130,23 @@ Block = Callable[[int, int, int, DataFormat], nn.Layer]  # in_channels, out_chan
 Named = tuple[str, nn.Layer]
 
 
-def _cifar(block: Block, depth: int, num_classes: int, width: int, data_format: DataFormat) -> nn.Sequential:
+def _cifar(
+    block: Callable[..., nn.Layer], depth: int, num_classes: int, width: int, data_format: DataFormat, norm: Norm
+) -> nn.Sequential:
     count, remainder = divmod(depth - 2, 6)
     if count < 1 or remainder:
         raise RecipeError(f"depth = {depth!r}: a CIFAR ResNet has 6n+2 layers; take 8, 14, 20, 26, ...")
     channels = [width * factor for factor in (1, 2, 4)]
     return nn.Sequential(
-        *_cifar_stem(width, data_format),
-        *_stages(block, width, channels, (count,) * 3, data_format),
+        *_cifar_stem(width, data_format, norm),
+        *_stages(partial(block, norm=norm), width, channels, (count,) * 3, data_format),
         ("pool", GlobalAveragePool(data_format)),
         ("head", Classifier(channels[-1], num_classes)),
     )
 
 
-def _cifar_stem(width: int, data_format: DataFormat) -> list[Named]:
-    return [("stem", ConvNorm(3, width, 3, data_format=data_format))]
+def _cifar_stem(width: int, data_format: DataFormat, norm: Norm = "batch") -> list[Named]:
+    return [("stem", ConvNorm(3, width, 3, data_format=data_format, norm=norm))]
 
 
 def _imagenet_stem(width: int, data_format: DataFormat) -> list[Named]:
@@ -158,11 +168,13 @@ def _stages(
         in_channels = out_channels
 
 
-def _shortcut(option: Shortcut, in_channels: int, out_channels: int, stride: int, data_format: DataFormat) -> nn.Layer:
+def _shortcut(
+    option: Shortcut, in_channels: int, out_channels: int, stride: int, data_format: DataFormat, norm: Norm = "batch"
+) -> nn.Layer:
     if in_channels == out_channels and stride == 1:
         return nn.Identity()
     if option == "A":
         return PadShortcut(in_channels, out_channels, stride, data_format)
     if option == "B":
-        return ConvNorm(in_channels, out_channels, 1, stride, activation=None, data_format=data_format)
+        return ConvNorm(in_channels, out_channels, 1, stride, activation=None, data_format=data_format, norm=norm)
     raise RecipeError(f"shortcut = {option!r} is not possible; take 'A' or 'B'")

@@ -13,6 +13,7 @@ from cifar_hapi.networks import build_network, network_names
 KINDS = [  # one of each kind, small
     ("resnet20", {"width": 4}),
     ("resnet20", {"width": 4, "shortcut": "B"}),
+    ("resnet20", {"width": 4, "shortcut": "B", "norm": "none"}),
     ("plain20", {"width": 4}),
     ("resnet18", {"width": 4}),
     ("resnet18", {"width": 4, "stem": "imagenet"}),

@@ -23,7 +23,9 @@ def parameter_count(network):
         ("resnet56", {}, 853_018, 0.85),
         ("resnet110", {}, 1_727_962, 1.7),
         ("resnet20", {"shortcut": "B"}, 272_474, None),
+        ("resnet20", {"norm": "none"}, 269_034, None),  # 688 biases for as many scales and shifts
         ("plain20", {}, 269_722, None),
+        ("plain20", {"norm": "none"}, 269_034, None),
         ("plain32", {}, 464_154, None),
         ("plain44", {}, 658_586, None),
         ("plain56", {}, 853_018, None),
