@@ -27,6 +27,7 @@ from cifar_hapi.engine.program import (
     kernels,
     output_channels,
     padded,
+    told_by_layer,
 )
 from cifar_hapi.engine.trace import Operation, Trace
 
@@ -64,7 +65,8 @@ class InferenceProgram(Program):
         values = {0: first}
         for chain in chains:
             inputs = [values[number] for number in chain.inputs]
-            values[chain.output] = _BUILDERS[chain.first.kind](self, chain, *inputs)
+            with told_by_layer(chain.first.layer):
+                values[chain.output] = _BUILDERS[chain.first.kind](self, chain, *inputs)
             for value in inputs:
                 self._pool.give(value)
         self._write_result(self._steps, values[path.output])

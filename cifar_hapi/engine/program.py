@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,15 @@ class NoFastForm(Exception):
     def __init__(self, layer: Any):
         super().__init__(f"no fast form of {layer}")
         self.layer = layer
+
+
+@contextmanager
+def told_by_layer(layer: Any) -> Iterator[None]:
+    """What oneDNN has no implementation of at all, within it, is a layer without a fast form."""
+    try:
+        yield
+    except Unimplemented as error:
+        raise NoFastForm(layer) from error
 
 
 @dataclass(frozen=True)

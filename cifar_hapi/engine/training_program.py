@@ -26,6 +26,7 @@ from cifar_hapi.engine.program import (
     kernels,
     output_channels,
     padded,
+    told_by_layer,
     weights_desc,
 )
 from cifar_hapi.engine.trace import Operation, Trace
@@ -64,8 +65,9 @@ class TrainingProgram(Program):
         self._reorder(self._forward, self._source, first.memory)
         output, plans = self._lay_out(first)
         self._finish(output)
-        for plan in reversed(plans):
-            plan()
+        for operation, plan in reversed(plans):
+            with told_by_layer(operation.layer):
+                plan()
         self._source_gradient = Memory(self._source.desc)
         if first.gradient:
             self._reorder(self._backward, first.gradient.memory, self._source_gradient)
@@ -92,13 +94,14 @@ class TrainingProgram(Program):
         for step in self._backward:
             step.run()
 
-    def _lay_out(self, first: Value) -> tuple[Value, list[Plan]]:
+    def _lay_out(self, first: Value) -> tuple[Value, list[tuple[Operation, Plan]]]:
         values, plans = {0: first}, []
         for operation in self._path.operations:
             inputs = [values[number] for number in operation.inputs]
-            values[operation.output], plan = _BUILDERS[operation.kind](self, operation, *inputs)
+            with told_by_layer(operation.layer):
+                values[operation.output], plan = _BUILDERS[operation.kind](self, operation, *inputs)
             if values[operation.output].needs_gradient:
-                plans.append(plan)
+                plans.append((operation, plan))
         return values[self._path.output], plans
 
     def _finish(self, output: Value) -> None:

@@ -15,8 +15,7 @@ from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.networks import build_network, network_names
 
 pytestmark = pytest.mark.skipif(onednn.library_path() is None, reason="this Paddle carries no oneDNN")
-RNG = np.random.default_rng(0)
-LABELS = paddle.to_tensor(RNG.integers(0, 10, 6))
+LABELS = paddle.to_tensor(np.random.default_rng(0).integers(0, 10, 6))
 
 
 def images(count=6, side=20, data_format="NCHW"):
@@ -72,7 +71,7 @@ def test_every_network_computes_what_it_computes_natively(name, data_format):
 @pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "speednet", "airbench"])
 def test_twenty_steps_of_training_go_the_same_way(name):
     """At a small rate: training is chaotic, and any two float32 implementations part in the end."""
-    losses, states, labels = [], [], paddle.to_tensor(RNG.integers(0, 10, 16))
+    losses, states, labels = [], [], paddle.to_tensor(np.random.default_rng(0).integers(0, 10, 16))
     for fast in (False, True):
         net = network(name, width=4)
         assert not fast or accelerate(net, "float32")
