@@ -15,7 +15,7 @@ import re
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -324,7 +324,9 @@ def overrides_by_key(**named: Any) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Key and value of `KEY=VALUE`; the value is read as TOML, a bare word is a string, `none` unsets.
+    """Key and value of `KEY=VALUE`; the value is read as TOML, a bare word is a string.
+
+    `none` unsets the key, but where it is one of the key's words, as in augment.flip.
 
     >>> parse_override("optimizer.lr=0.2"), parse_override("augment.flip=random")
     (('optimizer.lr', 0.2), ('augment.flip', 'random'))
@@ -334,11 +336,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not (key and equals and value):
         raise RecipeError(f"override {text!r}: expected KEY=VALUE, such as optimizer.lr=0.2")
     if value == "none":
-        return key, None
+        return key, value if _knows_the_word_none(key) else None
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+
+
+def _knows_the_word_none(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section in _SECTIONS and "'none'" in str(get_type_hints(_SECTIONS[section]).get(name))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

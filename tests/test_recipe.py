@@ -141,6 +141,10 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, text):
         ("data.dir=a=b", ("data.dir", "a=b")),
         ("schedule.milestones=[1, 2.5]", ("schedule.milestones", [1, 2.5])),
         ("data.limit=none", ("data.limit", None)),
+        ("early_stopping=none", ("early_stopping", None)),
+        ("no.such=none", ("no.such", None)),
+        ("augment.flip=none", ("augment.flip", "none")),
+        ("network.norm=none", ("network.norm", "none")),
     ],
 )
 def test_an_override_is_read_as_toml_or_a_bare_word(text, expected):
