@@ -34,6 +34,14 @@ def scaler(model: Any) -> Any:
     return getattr(model, "_scaler", None)
 
 
+def network_of(model: Any) -> nn.Layer:
+    """The network of a `paddle.Model`; a `paddle.nn.Layer` is one. Raises TypeError for anything else."""
+    network = model.network if isinstance(model, paddle.Model) else model
+    if not isinstance(network, nn.Layer):
+        raise TypeError(f"a {type(model).__name__} is neither a paddle.Model nor a paddle.nn.Layer")
+    return network
+
+
 def weights(model: Any) -> Tensors:
     """Parameters and buffers of the model's network by name, copied to the host."""
     return {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
@@ -68,20 +76,39 @@ def keeps_statistics(norm: nn.Layer) -> bool:
     return not norm._use_global_stats
 
 
+def global_statistics(norm: nn.Layer) -> bool | None:
+    """Its `use_global_stats`: True normalises by the running statistics in either mode, None in evaluation mode."""
+    return norm._use_global_stats
+
+
+def set_global_statistics(norm: nn.Layer, value: bool | None) -> None:
+    """Set what `global_statistics` gives, from the next forward pass on. `SyncBatchNorm` takes no notice."""
+    norm._use_global_stats = value
+
+
 @contextlib.contextmanager
 def batch_statistics(model: Any, norms: Iterable[nn.Layer]) -> Iterator[None]:
     """Within it `norms` keep mean and variance of the last batch alone, and all else is in evaluation mode."""
-    modes = [(layer, layer.training) for layer in model.network.sublayers(include_self=True)]
     momenta = [(layer, layer._momentum) for layer in norms]
+    with modes_kept(model.network):
+        try:
+            model.network.eval()
+            for layer, _ in momenta:
+                layer.train()
+                layer._momentum = 0.0
+            yield
+        finally:
+            for layer, momentum in momenta:
+                layer._momentum = momentum
+
+
+@contextlib.contextmanager
+def modes_kept(network: nn.Layer) -> Iterator[None]:
+    """Each layer is in training or evaluation mode afterwards as it was before."""
+    modes = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
     try:
-        model.network.eval()
-        for layer, _ in momenta:
-            layer.train()
-            layer._momentum = 0.0
         yield
     finally:
-        for layer, momentum in momenta:
-            layer._momentum = momentum
         for layer, training in modes:
             layer.training = training
 

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 from cifar_hapi._version import __version__
 
 if TYPE_CHECKING:
+    from cifar_hapi.batch_norm import (
+        FrozenBatchNorm,
+        Recalibration,
+        convert_sync_batch_norm,
+        freeze_batch_norm,
+        recalibrate,
+    )
     from cifar_hapi.engine import EngineChoice, accelerate
     from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
@@ -25,35 +32,45 @@ _HOMES = {
     "CifarHapiError": "errors",
     "DataError": "errors",
     "EngineChoice": "engine",
+    "FrozenBatchNorm": "batch_norm",
     "Model": "model",
     "Predictions": "prediction",
+    "Recalibration": "batch_norm",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Run": "run",
     "RunError": "errors",
     "accelerate": "engine",
+    "convert_sync_batch_norm": "batch_norm",
     "evaluate": "evaluation",
     "fit": "training",
+    "freeze_batch_norm": "batch_norm",
     "load": "loading",
     "predict": "prediction",
+    "recalibrate": "batch_norm",
 }
 
 __all__ = [
     "CifarHapiError",
     "DataError",
     "EngineChoice",
+    "FrozenBatchNorm",
     "Model",
     "Predictions",
+    "Recalibration",
     "Recipe",
     "RecipeError",
     "Run",
     "RunError",
     "__version__",
     "accelerate",
+    "convert_sync_batch_norm",
     "evaluate",
     "fit",
+    "freeze_batch_norm",
     "load",
     "predict",
+    "recalibrate",
 ]
 
 
