@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -40,6 +41,13 @@ def network_of(model: Any) -> nn.Layer:
     if not isinstance(network, nn.Layer):
         raise TypeError(f"a {type(model).__name__} is neither a paddle.Model nor a paddle.nn.Layer")
     return network
+
+
+def model_like(model: Any, network: nn.Layer) -> Any:
+    """A model of the class of `model` around another network, with its loss, copies of its metrics, no optimiser."""
+    other = type(model)(network, model._inputs, model._labels)
+    other.prepare(loss=model._loss, metrics=copy.deepcopy(model._metrics))
+    return other
 
 
 def weights(model: Any) -> Tensors:

@@ -58,7 +58,7 @@ def population_statistics(model: Any, batches: Iterable[Any], norms: dict[str, n
         paddle.set_rng_state(drawn[1])
     if not sizes:
         raise ValueError("batches has none (left; can it be gone through more than once?)")
-    statistics = {}
+    statistics: Tensors = {}
     for norm, seen in found.items():
         if seen:
             statistics.update(zip(names[norm], pooled(*zip(*seen, strict=True)), strict=True))

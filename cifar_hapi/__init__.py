@@ -12,9 +12,11 @@ from cifar_hapi._version import __version__
 
 if TYPE_CHECKING:
     from cifar_hapi.batch_norm import (
+        Folding,
         FrozenBatchNorm,
         Recalibration,
         convert_sync_batch_norm,
+        fold_batch_norm,
         freeze_batch_norm,
         recalibrate,
     )
@@ -32,6 +34,7 @@ _HOMES = {
     "CifarHapiError": "errors",
     "DataError": "errors",
     "EngineChoice": "engine",
+    "Folding": "batch_norm",
     "FrozenBatchNorm": "batch_norm",
     "Model": "model",
     "Predictions": "prediction",
@@ -44,6 +47,7 @@ _HOMES = {
     "convert_sync_batch_norm": "batch_norm",
     "evaluate": "evaluation",
     "fit": "training",
+    "fold_batch_norm": "batch_norm",
     "freeze_batch_norm": "batch_norm",
     "load": "loading",
     "predict": "prediction",
@@ -54,6 +58,7 @@ __all__ = [
     "CifarHapiError",
     "DataError",
     "EngineChoice",
+    "Folding",
     "FrozenBatchNorm",
     "Model",
     "Predictions",
@@ -67,6 +72,7 @@ __all__ = [
     "convert_sync_batch_norm",
     "evaluate",
     "fit",
+    "fold_batch_norm",
     "freeze_batch_norm",
     "load",
     "predict",
