@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -32,6 +33,21 @@ def scheduler(model: Any) -> Any:
 def scaler(model: Any) -> Any:
     """The `paddle.amp.GradScaler` of mixed precision, None without it or before Paddle's first step."""
     return getattr(model, "_scaler", None)
+
+
+def network_of(model: Any) -> nn.Layer:
+    """The network of a `paddle.Model`; a `paddle.nn.Layer` is one. Raises TypeError for anything else."""
+    network = model.network if isinstance(model, paddle.Model) else model
+    if not isinstance(network, nn.Layer):
+        raise TypeError(f"a {type(model).__name__} is neither a paddle.Model nor a paddle.nn.Layer")
+    return network
+
+
+def model_like(model: Any, network: nn.Layer) -> Any:
+    """A model of the class of `model` around another network, with its loss, copies of its metrics, no optimiser."""
+    other = type(model)(network, model._inputs, model._labels)
+    other.prepare(loss=model._loss, metrics=copy.deepcopy(model._metrics))
+    return other
 
 
 def weights(model: Any) -> Tensors:
@@ -68,20 +84,39 @@ def keeps_statistics(norm: nn.Layer) -> bool:
     return not norm._use_global_stats
 
 
+def global_statistics(norm: nn.Layer) -> bool | None:
+    """Its `use_global_stats`: True normalises by the running statistics in either mode, None in evaluation mode."""
+    return norm._use_global_stats
+
+
+def set_global_statistics(norm: nn.Layer, value: bool | None) -> None:
+    """Set what `global_statistics` gives, from the next forward pass on. `SyncBatchNorm` takes no notice."""
+    norm._use_global_stats = value
+
+
 @contextlib.contextmanager
 def batch_statistics(model: Any, norms: Iterable[nn.Layer]) -> Iterator[None]:
     """Within it `norms` keep mean and variance of the last batch alone, and all else is in evaluation mode."""
-    modes = [(layer, layer.training) for layer in model.network.sublayers(include_self=True)]
     momenta = [(layer, layer._momentum) for layer in norms]
+    with modes_kept(model.network):
+        try:
+            model.network.eval()
+            for layer, _ in momenta:
+                layer.train()
+                layer._momentum = 0.0
+            yield
+        finally:
+            for layer, momentum in momenta:
+                layer._momentum = momentum
+
+
+@contextlib.contextmanager
+def modes_kept(network: nn.Layer) -> Iterator[None]:
+    """Each layer is in training or evaluation mode afterwards as it was before."""
+    modes = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
     try:
-        model.network.eval()
-        for layer, _ in momenta:
-            layer.train()
-            layer._momentum = 0.0
         yield
     finally:
-        for layer, momentum in momenta:
-            layer._momentum = momentum
         for layer, training in modes:
             layer.training = training
 
