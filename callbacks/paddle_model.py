@@ -34,6 +34,11 @@ def scaler(model: Any) -> Any:
     return getattr(model, "_scaler", None)
 
 
+def loss_scale(model: Any) -> paddle.Tensor | None:
+    """What mixed precision multiplies loss and gradients by until the update; None without it."""
+    return None if scaler(model) is None else scaler(model)._scale
+
+
 def weights(model: Any) -> Tensors:
     """Parameters and buffers of the model's network by name, copied to the host."""
     return {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
@@ -61,6 +66,19 @@ def norm_layers(network: nn.Layer) -> dict[str, nn.Layer]:
     """The batch-norm layers by name; in a network that is nothing else, the name is empty."""
     kinds = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
     return {name: each for name, each in network.named_sublayers(include_self=True) if isinstance(each, kinds)}
+
+
+def norm_tensors(norm: nn.Layer) -> dict[str, Any]:
+    """What a batch-norm layer holds, each [C]; no scale and no shift where it was made without."""
+    statistics = {"running_mean": norm._mean, "running_variance": norm._variance}
+    return {**statistics, "scale": norm.weight, "shift": norm.bias}
+
+
+def all_axes_but_channels(norm: nn.Layer, ndim: int) -> list[int]:
+    """The axes that a batch-norm layer takes mean and variance over, of an input with so many."""
+    data_format = norm._data_layout if isinstance(norm, nn.BatchNorm) else norm._data_format
+    channels = 1 if data_format[1] == "C" else ndim - 1
+    return [axis for axis in range(ndim) if axis != channels]
 
 
 def keeps_statistics(norm: nn.Layer) -> bool:
