@@ -8,7 +8,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from callbacks.paddle_model import loss_scale
+from callbacks.paddle_model import is_gradient, loss_scale
 
 
 class NormGradients:
@@ -16,7 +16,8 @@ class NormGradients:
 
     Hooks on the parameters take them in the backward pass: `train_batch` clears them before any callback is called.
     They are the loss's, without weight decay, without a loss scale, and where several batches make up a step, the sum
-    up to this one. Frozen parameters, and those that nothing depended on, have none.
+    up to this one. Frozen parameters, and those that nothing depended on, have none; nor has the other of a layer of
+    which one is frozen, as Paddle computes neither then (2.6.2, 3.3.1).
     """
 
     def __init__(self) -> None:
@@ -40,8 +41,12 @@ class NormGradients:
             hook.remove()
         self._hooks = []
 
-    def _keeping(self, key: tuple[str, str], parameter: paddle.Tensor, model: Any) -> Callable[[paddle.Tensor], None]:
-        def hook(gradient: paddle.Tensor) -> None:
+    def _keeping(
+        self, key: tuple[str, str], parameter: paddle.Tensor, model: Any
+    ) -> Callable[[paddle.Tensor | None], None]:
+        def hook(gradient: paddle.Tensor | None) -> None:
+            if gradient is None or not is_gradient(gradient):
+                return
             with paddle.no_grad():
                 before, scale = parameter.grad, loss_scale(model)
                 total = gradient.clone() if before is None else gradient + before

@@ -44,10 +44,11 @@ def row(layout: Layout, values: _Values, last: _Values) -> np.ndarray:
     per_channel, tensors = len(layout.per_channel), len(TENSORS)
     channels = {name: array[:per_channel] for name, array in values.items()}
     before = {name: last.get(name, np.full_like(array[:tensors], np.nan)) for name, array in values.items()}
-    norms = {
-        name: _norms(np.concatenate([array[:tensors] - before[name], array[per_channel:]]))
-        for name, array in values.items()
-    }
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
+        norms = {
+            name: _norms(np.concatenate([array[:tensors] - before[name], array[per_channel:]]))
+            for name, array in values.items()
+        }
     return layout.row(channels, norms)
 
 

@@ -70,6 +70,6 @@ def _undisturbed(network: nn.Layer, norms: list[nn.Layer]) -> Iterator[None]:
             layer.training = training
         with paddle.no_grad():
             for tensor, before in kept:
-                tensor.set_value(before)
+                paddle.assign(before, tensor)  # in place; set_value() goes by the host in 2.6
         random_state.restore(drawn)
         paddle.set_rng_state(drawn_by_paddle)

@@ -40,8 +40,8 @@ class BatchNormStats(EpochLogs):
 
     gradients: also the norms of the loss's gradients by scale and shift in the step before the record
     (`scale_gradient`, `shift_gradient`), without weight decay; with several processes those of the first one's batch.
-    NaN before the first step, and for parameters that are frozen or don't exist. Where gradients of several batches are
-    added up, they are those of the batches so far.
+    NaN before the first step, and for layers of which one of the two is frozen or doesn't exist. Where gradients of
+    several batches are added up, they are those of the batches so far.
 
     After a resume the file goes on behind the record that the checkpoint knows of. A record that cannot be written is
     warned of and left out. Of several processes the first one records. Raises ValueError where a network has no

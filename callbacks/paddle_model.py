@@ -36,7 +36,7 @@ def scaler(model: Any) -> Any:
 
 def loss_scale(model: Any) -> paddle.Tensor | None:
     """What mixed precision multiplies loss and gradients by until the update; None without it."""
-    return None if scaler(model) is None else scaler(model)._scale
+    return getattr(scaler(model), "_scale", None)  # a scaler that is off has none
 
 
 def weights(model: Any) -> Tensors:
@@ -120,6 +120,11 @@ def shape_differences(expected: dict[str, tuple[int, ...]], tensors: Tensors) ->
         for name in differing[:3]
     )
     return first + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+
+
+def is_gradient(value: paddle.Tensor | None) -> bool:
+    """Whether what a hook is called with is one: for none, Paddle 3.3 gives None, 2.6 a tensor without memory."""
+    return value is not None and bool(value._is_initialized())
 
 
 def initial_seed() -> int:
