@@ -50,6 +50,11 @@ def model_like(model: Any, network: nn.Layer) -> Any:
     return other
 
 
+def loss_scale(model: Any) -> paddle.Tensor | None:
+    """What mixed precision multiplies loss and gradients by until the update; None without it."""
+    return getattr(scaler(model), "_scale", None)  # a scaler that is off has none
+
+
 def weights(model: Any) -> Tensors:
     """Parameters and buffers of the model's network by name, copied to the host."""
     return {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
@@ -77,6 +82,19 @@ def norm_layers(network: nn.Layer) -> dict[str, nn.Layer]:
     """The batch-norm layers by name; in a network that is nothing else, the name is empty."""
     kinds = (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
     return {name: each for name, each in network.named_sublayers(include_self=True) if isinstance(each, kinds)}
+
+
+def norm_tensors(norm: nn.Layer) -> dict[str, Any]:
+    """What a batch-norm layer holds, each [C]; no scale and no shift where it was made without."""
+    statistics = {"running_mean": norm._mean, "running_variance": norm._variance}
+    return {**statistics, "scale": norm.weight, "shift": norm.bias}
+
+
+def all_axes_but_channels(norm: nn.Layer, ndim: int) -> list[int]:
+    """The axes that a batch-norm layer takes mean and variance over, of an input with so many."""
+    data_format = norm._data_layout if isinstance(norm, nn.BatchNorm) else norm._data_format
+    channels = 1 if data_format[1] == "C" else ndim - 1
+    return [axis for axis in range(ndim) if axis != channels]
 
 
 def keeps_statistics(norm: nn.Layer) -> bool:
@@ -137,6 +155,11 @@ def shape_differences(expected: dict[str, tuple[int, ...]], tensors: Tensors) ->
         for name in differing[:3]
     )
     return first + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+
+
+def is_gradient(value: paddle.Tensor | None) -> bool:
+    """Whether what a hook is called with is one: for none, Paddle 3.3 gives None, 2.6 a tensor without memory."""
+    return value is not None and bool(value._is_initialized())
 
 
 def initial_seed() -> int:
