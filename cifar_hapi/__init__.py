@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cifar_hapi._version import __version__
 
 if TYPE_CHECKING:
+    from cifar_hapi.batch_norm.diagnosis import diagnose
     from cifar_hapi.engine import EngineChoice, accelerate
     from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
@@ -32,6 +33,7 @@ _HOMES = {
     "Run": "run",
     "RunError": "errors",
     "accelerate": "engine",
+    "diagnose": "batch_norm.diagnosis",
     "evaluate": "evaluation",
     "fit": "training",
     "load": "loading",
@@ -50,6 +52,7 @@ __all__ = [
     "RunError",
     "__version__",
     "accelerate",
+    "diagnose",
     "evaluate",
     "fit",
     "load",

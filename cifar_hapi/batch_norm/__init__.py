@@ -1,0 +1,1 @@
+"""Batch normalisation, seen and put right."""
