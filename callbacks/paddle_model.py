@@ -112,6 +112,30 @@ def set_global_statistics(norm: nn.Layer, value: bool | None) -> None:
     norm._use_global_stats = value
 
 
+def batch_statistics_in_evaluation(norm: nn.Layer) -> bool:
+    """Whether it normalises by the batch, and moves its running statistics, in evaluation mode, too."""
+    if isinstance(norm, nn.BatchNorm):
+        return bool(norm._trainable_statistics)
+    return norm._use_global_stats is False
+
+
+def channel_axis(norm: nn.Layer, ndim: int) -> int:
+    """Where the channels are in what a batch norm is given, of `ndim` axes."""
+    layout: str = getattr(norm, "_data_format", None) or getattr(norm, "_data_layout", "NCHW")
+    return -1 if layout[-1] == "C" and ndim > 2 else 1
+
+
+def weight_decay(optimizer: Any, parameter: Any) -> float:
+    """The coefficient of the L1 or L2 decay, or AdamW's, by which an optimiser pulls at `parameter`; 0 for none."""
+    if parameter is None or parameter.stop_gradient:
+        return 0.0
+    if isinstance(optimizer, paddle.optimizer.AdamW):
+        chosen = optimizer._apply_decay_param_fun
+        return float(optimizer._weight_decay) if chosen is None or chosen(parameter.name) else 0.0
+    regularizer = getattr(parameter, "regularizer", None) or optimizer.regularization
+    return 0.0 if regularizer is None else float(regularizer._coeff)
+
+
 @contextlib.contextmanager
 def batch_statistics(model: Any, norms: Iterable[nn.Layer]) -> Iterator[None]:
     """Within it `norms` keep mean and variance of the last batch alone, and all else is in evaluation mode."""

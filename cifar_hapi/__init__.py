@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         freeze_batch_norm,
         recalibrate,
     )
+    from cifar_hapi.batch_norm.diagnosis import diagnose
     from cifar_hapi.engine import EngineChoice, accelerate
     from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
@@ -45,6 +46,7 @@ _HOMES = {
     "RunError": "errors",
     "accelerate": "engine",
     "convert_sync_batch_norm": "batch_norm",
+    "diagnose": "batch_norm.diagnosis",
     "evaluate": "evaluation",
     "fit": "training",
     "fold_batch_norm": "batch_norm",
@@ -70,6 +72,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "convert_sync_batch_norm",
+    "diagnose",
     "evaluate",
     "fit",
     "fold_batch_norm",

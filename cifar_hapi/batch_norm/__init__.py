@@ -1,4 +1,4 @@
-"""Batch normalisation: its formulas, and what mends, freezes, synchronises and folds it."""
+"""Batch normalisation: its formulas, what is wrong with it, and what mends, freezes, synchronises and folds it."""
 
 from cifar_hapi.batch_norm.folding import Folding, fold_batch_norm
 from cifar_hapi.batch_norm.freezing import FrozenBatchNorm, freeze_batch_norm
