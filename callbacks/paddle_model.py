@@ -121,7 +121,7 @@ def batch_statistics_in_evaluation(norm: nn.Layer) -> bool:
 
 def channel_axis(norm: nn.Layer, ndim: int) -> int:
     """Where the channels are in what a batch norm is given, of `ndim` axes."""
-    layout: str = getattr(norm, "_data_format", None) or getattr(norm, "_data_layout", "NCHW")
+    layout = str(getattr(norm, "_data_format", None) or getattr(norm, "_data_layout", "NCHW"))
     return -1 if layout[-1] == "C" and ndim > 2 else 1
 
 

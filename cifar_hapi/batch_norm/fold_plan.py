@@ -106,7 +106,7 @@ class _Planner:
             return f"it is called {times} times" if times else "the forward pass does not reach it"
         if type(norm) not in NORMS or _altered(norm):
             return "it has hooks, or a forward of its own"
-        if layers.activation(norm):
+        if layers.built_in_activation(norm):
             return "an activation is a part of it"
         if global_statistics(norm) is False and not isinstance(norm, nn.BatchNorm):
             return "it normalises by the batch in evaluation, too (use_global_stats=False)"

@@ -63,7 +63,7 @@ def momentum(norm: nn.BatchNorm2D) -> float:
     return float(norm._momentum)
 
 
-def activation(norm: nn.Layer) -> str | None:
+def built_in_activation(norm: nn.Layer) -> str | None:
     """The activation that is a part of the layer, as `paddle.nn.BatchNorm` can have one."""
     return getattr(norm, "_act", None)
 
