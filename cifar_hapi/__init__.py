@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         recalibrate,
     )
     from cifar_hapi.batch_norm.diagnosis import diagnose
+    from cifar_hapi.batch_norm.inspection import Inspection, inspect_batch_norm
     from cifar_hapi.engine import EngineChoice, accelerate
     from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
@@ -37,6 +38,7 @@ _HOMES = {
     "EngineChoice": "engine",
     "Folding": "batch_norm",
     "FrozenBatchNorm": "batch_norm",
+    "Inspection": "batch_norm.inspection",
     "Model": "model",
     "Predictions": "prediction",
     "Recalibration": "batch_norm",
@@ -51,6 +53,7 @@ _HOMES = {
     "fit": "training",
     "fold_batch_norm": "batch_norm",
     "freeze_batch_norm": "batch_norm",
+    "inspect_batch_norm": "batch_norm.inspection",
     "load": "loading",
     "predict": "prediction",
     "recalibrate": "batch_norm",
@@ -62,6 +65,7 @@ __all__ = [
     "EngineChoice",
     "Folding",
     "FrozenBatchNorm",
+    "Inspection",
     "Model",
     "Predictions",
     "Recalibration",
@@ -77,6 +81,7 @@ __all__ = [
     "fit",
     "fold_batch_norm",
     "freeze_batch_norm",
+    "inspect_batch_norm",
     "load",
     "predict",
     "recalibrate",

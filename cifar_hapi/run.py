@@ -3,6 +3,7 @@
 runs/<name>/run.json           recipe, data identity, versions, machine, command, status
             history.jsonl      one line an epoch (and history.csv)
             bn/stats.jsonl     see callbacks/bn_file.py; where the recipe has bn_stats
+               page.html       what `cifar-hapi bn --html` writes
             checkpoints/       see callbacks/checkpoint_folder.py
             evaluation.json    the last evaluation
 """
@@ -94,6 +95,11 @@ class Run:
     def bn_path(self) -> Path:
         """Where batch-norm statistics are recorded, if they are."""
         return self.path / "bn" / "stats.jsonl"
+
+    @property
+    def bn_page_path(self) -> Path:
+        """Where `cifar-hapi bn --html` puts its page."""
+        return self.path / "bn" / "page.html"
 
     @property
     def bn_stats(self) -> BatchNormRecords | None:

@@ -60,11 +60,38 @@ def diagnose(
     Raises TypeError and ValueError for arguments that cannot be, RunError for a run, weights or file that can't be
     used, DataError where the run's images are not to be had any more.
     """
+    seen = look(
+        model_or_run,
+        data,
+        test_data=test_data,
+        training=training,
+        processes=processes,
+        images=images,
+        batch_size=batch_size,
+        weights=weights,
+        data_dir=data_dir,
+    )
+    return examine(seen, rules)
+
+
+def look(
+    model_or_run: paddle.Model | Run | str | Path,
+    data: Any = None,
+    *,
+    test_data: Any = None,
+    training: Training | None = None,
+    processes: Sequence[Mapping[str, Any] | str | Path] = (),
+    images: int = 1000,
+    batch_size: int = 100,
+    weights: Weights = "latest",
+    data_dir: str | Path | None = None,
+) -> Observation:
+    """What the rules of `diagnose` look at, whose arguments these are."""
     most = (images, batch_size)
     if isinstance(model_or_run, paddle.Model):
         if data is None:
             raise ValueError("diagnose: a model needs data: normalised images such as it was trained on, with labels")
-        return examine(_observed(model_or_run, data, test_data, training, processes, *most), rules)
+        return _observed(model_or_run, data, test_data, training, processes, *most)
     if not isinstance(model_or_run, Run | str | Path):
         kind = type(model_or_run).__name__
         raise TypeError(f"diagnose: a {kind} is no paddle.Model, Run or path; of a network, make paddle.Model(network)")
@@ -73,7 +100,7 @@ def diagnose(
         model = _model_of(run, weights)
         data = _images_of(run, data_dir, device, batch_size) if data is None else data
         training = _training_of(run, weights) if training is None else training
-        return examine(_observed(model, data, test_data, training, processes, *most), rules)
+        return _observed(model, data, test_data, training, processes, *most)
 
 
 def examine(seen: Observation, rules: Sequence[Rule] = RULES) -> Diagnosis:
