@@ -1,5 +1,7 @@
 """Callbacks for any `paddle.Model`."""
 
+from callbacks.bn_records import BatchNormRecords, load_bn_stats
+from callbacks.bn_stats import BatchNormStats
 from callbacks.checkpoint import Checkpoint
 from callbacks.checkpoint_folder import CheckpointError, CheckpointFolder
 from callbacks.early_stopping import EarlyStopping
@@ -16,6 +18,8 @@ from callbacks.training_state import ResumePoint
 from callbacks.watch import UnknownMetric
 
 __all__ = [
+    "BatchNormRecords",
+    "BatchNormStats",
     "Checkpoint",
     "CheckpointError",
     "CheckpointFolder",
@@ -33,5 +37,6 @@ __all__ = [
     "TimeLimit",
     "UnknownMetric",
     "VisualDL",
+    "load_bn_stats",
     "read_history",
 ]

@@ -11,19 +11,9 @@ import numpy as np
 import paddle
 from pydantic import Field
 
-from callbacks import random_state
 from callbacks.epoch_logs import EpochLogs, Logs
-from callbacks.paddle_model import (
-    Tensors,
-    as_tensors,
-    batch_statistics,
-    check_shapes,
-    inputs_and_labels,
-    keeps_statistics,
-    norm_layers,
-    set_weights,
-    weights,
-)
+from callbacks.paddle_model import Tensors, check_shapes, keeps_statistics, norm_layers, set_weights, weights
+from callbacks.population_statistics import population_statistics, tensor_name
 
 
 class ExponentialMovingAverage(EpochLogs):
@@ -154,7 +144,7 @@ class ExponentialMovingAverage(EpochLogs):
 
     def _first_averages(self) -> dict[str, paddle.Tensor]:
         """Copies of what is to be averaged."""
-        names = [_name(norm, each) for norm in self._norms for each in ("_mean", "_variance")]
+        names = [tensor_name(norm, each) for norm in self._norms for each in ("_mean", "_variance")]
         recalculated = set(names) if self.batches is not None else set()
         averages = {}
         for name, tensor in self.model.network.state_dict().items():
@@ -184,36 +174,6 @@ class ExponentialMovingAverage(EpochLogs):
     def _statistics(self, batches: Iterable[Any]) -> Tensors:
         """Running means and variances for the averages, which are in the network; once for each step."""
         if self._recalculated[0] != self.state.steps:
-            self._recalculated = self.state.steps, _statistics_of(batches, self.model, self._moving)
+            found = population_statistics(self.model, batches, self._moving)
+            self._recalculated = self.state.steps, found.statistics
         return self._recalculated[1]
-
-
-def _statistics_of(batches: Iterable[Any], model: Any, norms: dict[str, Any]) -> Tensors:
-    """Mean and variance, by their names in the network, of what `norms` are given in all of `batches`."""
-    names = [(_name(norm, "_mean"), _name(norm, "_variance")) for norm in norms]
-    sizes, found = [], []
-    drawn = random_state.capture()  # a loader that shuffles draws, and training must not notice
-    try:
-        with batch_statistics(model, norms.values()), paddle.no_grad():
-            for batch in batches:
-                parts = as_tensors(inputs_and_labels(model, batch)[0])
-                model.network(*parts)
-                sizes.append(parts[0].shape[0])
-                now = model.network.state_dict()
-                found.append({name: now[name].numpy() for pair in names for name in pair})
-    finally:
-        random_state.restore(drawn)
-    if not found:
-        raise ValueError("ExponentialMovingAverage: batches has none (left); it is gone through at each evaluation")
-    share = np.array(sizes) / sum(sizes)
-    statistics = {}
-    for mean_name, variance_name in names:
-        means, variances = (np.stack([each[name] for each in found]) for name in (mean_name, variance_name))
-        mean = share @ means
-        statistics[mean_name] = mean.astype(means.dtype)
-        statistics[variance_name] = (share @ (variances + (means - mean) ** 2)).astype(variances.dtype)
-    return statistics
-
-
-def _name(layer: str, tensor: str) -> str:
-    return f"{layer}.{tensor}" if layer else tensor

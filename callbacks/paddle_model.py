@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -34,6 +35,26 @@ def scaler(model: Any) -> Any:
     return getattr(model, "_scaler", None)
 
 
+def network_of(model: Any) -> nn.Layer:
+    """The network of a `paddle.Model`; a `paddle.nn.Layer` is one. Raises TypeError for anything else."""
+    network = model.network if isinstance(model, paddle.Model) else model
+    if not isinstance(network, nn.Layer):
+        raise TypeError(f"a {type(model).__name__} is neither a paddle.Model nor a paddle.nn.Layer")
+    return network
+
+
+def model_like(model: Any, network: nn.Layer) -> Any:
+    """A model of the class of `model` around another network, with its loss, copies of its metrics, no optimiser."""
+    other = type(model)(network, model._inputs, model._labels)
+    other.prepare(loss=model._loss, metrics=copy.deepcopy(model._metrics))
+    return other
+
+
+def loss_scale(model: Any) -> paddle.Tensor | None:
+    """What mixed precision multiplies loss and gradients by until the update; None without it."""
+    return getattr(scaler(model), "_scale", None)  # a scaler that is off has none
+
+
 def weights(model: Any) -> Tensors:
     """Parameters and buffers of the model's network by name, copied to the host."""
     return {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
@@ -63,25 +84,81 @@ def norm_layers(network: nn.Layer) -> dict[str, nn.Layer]:
     return {name: each for name, each in network.named_sublayers(include_self=True) if isinstance(each, kinds)}
 
 
+def norm_tensors(norm: nn.Layer) -> dict[str, Any]:
+    """What a batch-norm layer holds, each [C]; no scale and no shift where it was made without."""
+    statistics = {"running_mean": norm._mean, "running_variance": norm._variance}
+    return {**statistics, "scale": norm.weight, "shift": norm.bias}
+
+
+def all_axes_but_channels(norm: nn.Layer, ndim: int) -> list[int]:
+    """The axes that a batch-norm layer takes mean and variance over, of an input with so many."""
+    data_format = norm._data_layout if isinstance(norm, nn.BatchNorm) else norm._data_format
+    channels = 1 if data_format[1] == "C" else ndim - 1
+    return [axis for axis in range(ndim) if axis != channels]
+
+
 def keeps_statistics(norm: nn.Layer) -> bool:
     """Whether in training mode its running statistics follow what it sees."""
     return not norm._use_global_stats
 
 
+def global_statistics(norm: nn.Layer) -> bool | None:
+    """Its `use_global_stats`: True normalises by the running statistics in either mode, None in evaluation mode."""
+    return norm._use_global_stats
+
+
+def set_global_statistics(norm: nn.Layer, value: bool | None) -> None:
+    """Set what `global_statistics` gives, from the next forward pass on. `SyncBatchNorm` takes no notice."""
+    norm._use_global_stats = value
+
+
+def batch_statistics_in_evaluation(norm: nn.Layer) -> bool:
+    """Whether it normalises by the batch, and moves its running statistics, in evaluation mode, too."""
+    if isinstance(norm, nn.BatchNorm):
+        return bool(norm._trainable_statistics)
+    return norm._use_global_stats is False
+
+
+def channel_axis(norm: nn.Layer, ndim: int) -> int:
+    """Where the channels are in what a batch norm is given, of `ndim` axes."""
+    layout = str(getattr(norm, "_data_format", None) or getattr(norm, "_data_layout", "NCHW"))
+    return -1 if layout[-1] == "C" and ndim > 2 else 1
+
+
+def weight_decay(optimizer: Any, parameter: Any) -> float:
+    """The coefficient of the L1 or L2 decay, or AdamW's, by which an optimiser pulls at `parameter`; 0 for none."""
+    if parameter is None or parameter.stop_gradient:
+        return 0.0
+    if isinstance(optimizer, paddle.optimizer.AdamW):
+        chosen = optimizer._apply_decay_param_fun
+        return float(optimizer._weight_decay) if chosen is None or chosen(parameter.name) else 0.0
+    regularizer = getattr(parameter, "regularizer", None) or optimizer.regularization
+    return 0.0 if regularizer is None else float(regularizer._coeff)
+
+
 @contextlib.contextmanager
 def batch_statistics(model: Any, norms: Iterable[nn.Layer]) -> Iterator[None]:
     """Within it `norms` keep mean and variance of the last batch alone, and all else is in evaluation mode."""
-    modes = [(layer, layer.training) for layer in model.network.sublayers(include_self=True)]
     momenta = [(layer, layer._momentum) for layer in norms]
+    with modes_kept(model.network):
+        try:
+            model.network.eval()
+            for layer, _ in momenta:
+                layer.train()
+                layer._momentum = 0.0
+            yield
+        finally:
+            for layer, momentum in momenta:
+                layer._momentum = momentum
+
+
+@contextlib.contextmanager
+def modes_kept(network: nn.Layer) -> Iterator[None]:
+    """Each layer is in training or evaluation mode afterwards as it was before."""
+    modes = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
     try:
-        model.network.eval()
-        for layer, _ in momenta:
-            layer.train()
-            layer._momentum = 0.0
         yield
     finally:
-        for layer, momentum in momenta:
-            layer._momentum = momentum
         for layer, training in modes:
             layer.training = training
 
@@ -102,6 +179,11 @@ def shape_differences(expected: dict[str, tuple[int, ...]], tensors: Tensors) ->
         for name in differing[:3]
     )
     return first + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+
+
+def is_gradient(value: paddle.Tensor | None) -> bool:
+    """Whether what a hook is called with is one: for none, Paddle 3.3 gives None, 2.6 a tensor without memory."""
+    return value is not None and bool(value._is_initialized())
 
 
 def initial_seed() -> int:

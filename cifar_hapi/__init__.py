@@ -11,6 +11,17 @@ from typing import TYPE_CHECKING, Any
 from cifar_hapi._version import __version__
 
 if TYPE_CHECKING:
+    from cifar_hapi.batch_norm import (
+        Folding,
+        FrozenBatchNorm,
+        Recalibration,
+        convert_sync_batch_norm,
+        fold_batch_norm,
+        freeze_batch_norm,
+        recalibrate,
+    )
+    from cifar_hapi.batch_norm.diagnosis import diagnose
+    from cifar_hapi.batch_norm.inspection import Inspection, inspect_batch_norm
     from cifar_hapi.engine import EngineChoice, accelerate
     from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
@@ -25,35 +36,55 @@ _HOMES = {
     "CifarHapiError": "errors",
     "DataError": "errors",
     "EngineChoice": "engine",
+    "Folding": "batch_norm",
+    "FrozenBatchNorm": "batch_norm",
+    "Inspection": "batch_norm.inspection",
     "Model": "model",
     "Predictions": "prediction",
+    "Recalibration": "batch_norm",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Run": "run",
     "RunError": "errors",
     "accelerate": "engine",
+    "convert_sync_batch_norm": "batch_norm",
+    "diagnose": "batch_norm.diagnosis",
     "evaluate": "evaluation",
     "fit": "training",
+    "fold_batch_norm": "batch_norm",
+    "freeze_batch_norm": "batch_norm",
+    "inspect_batch_norm": "batch_norm.inspection",
     "load": "loading",
     "predict": "prediction",
+    "recalibrate": "batch_norm",
 }
 
 __all__ = [
     "CifarHapiError",
     "DataError",
     "EngineChoice",
+    "Folding",
+    "FrozenBatchNorm",
+    "Inspection",
     "Model",
     "Predictions",
+    "Recalibration",
     "Recipe",
     "RecipeError",
     "Run",
     "RunError",
     "__version__",
     "accelerate",
+    "convert_sync_batch_norm",
+    "diagnose",
     "evaluate",
     "fit",
+    "fold_batch_norm",
+    "freeze_batch_norm",
+    "inspect_batch_norm",
     "load",
     "predict",
+    "recalibrate",
 ]
 
 

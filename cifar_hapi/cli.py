@@ -219,6 +219,44 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, qu
 
 
 @cli.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@_data_dir
+@_weights
+@click.option("--diagnosis/--no-diagnosis", default=True, help="Show the network images, and tell what is wrong.")
+@click.option(
+    "--html",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Write a page with pictures, by default RUN/bn/page.html.",
+)
+@_json
+@_common
+def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Show the batch norm of RUN (by default the newest in runs/): its layers, how they got there, what is wrong.
+
+    \b
+    Example:  cifar-hapi bn
+              cifar-hapi bn runs/quick-20260101-120000 --html
+    """
+    prepare_process()
+    from rich.console import Console
+
+    from cifar_hapi.batch_norm.inspection import inspect_batch_norm
+    from cifar_hapi.batch_norm.table import show, show_summary
+    from cifar_hapi.run import Run
+
+    found = Run(run) if run else Run.newest()
+    inspection = inspect_batch_norm(found, **options)
+    if as_json:
+        click.echo(json.dumps(inspection.to_dict(), indent=1))
+    else:
+        (show_summary if quiet else show)(Console(highlight=False, markup=False), inspection)
+    if html is not None:
+        click.echo(f"page: {inspection.write_html(html or found.bn_page_path)}", err=as_json)
+
+
+@cli.command()
 @click.argument("name", required=False, shell_complete=_complete_recipe)
 @_json
 @_common

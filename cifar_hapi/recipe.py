@@ -164,6 +164,17 @@ class EarlyStoppingRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class BatchNormStatsRecipe:
+    """What is recorded of batch norm, and how often; `probe`: on how many validation images, if there are such."""
+
+    every_epochs: Count | None = 1
+    every_steps: Count | None = None
+    channels: Literal["summary", "all"] = "summary"
+    probe: CountOrNone = 0
+    gradients: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class AveragingRecipe:
     """The weights' exponential moving average, which is evaluated and saved in their place."""
 
@@ -200,6 +211,7 @@ class Recipe:
     checkpoint: CheckpointRecipe = Field(default_factory=CheckpointRecipe)
     early_stopping: EarlyStoppingRecipe | None = None
     averaging: AveragingRecipe | None = None
+    bn_stats: BatchNormStatsRecipe | None = None
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
 
     @staticmethod
@@ -415,5 +427,6 @@ _SECTIONS: dict[str, Any] = {
     "checkpoint": CheckpointRecipe,
     "early_stopping": EarlyStoppingRecipe,
     "averaging": AveragingRecipe,
+    "bn_stats": BatchNormStatsRecipe,
     "evaluation": EvaluationRecipe,
 }

@@ -2,6 +2,8 @@
 
 runs/<name>/run.json           recipe, data identity, versions, machine, command, status
             history.jsonl      one line an epoch (and history.csv)
+            bn/stats.jsonl     see callbacks/bn_file.py; where the recipe has bn_stats
+               page.html       what `cifar-hapi bn --html` writes
             checkpoints/       see callbacks/checkpoint_folder.py
             evaluation.json    the last evaluation
 """
@@ -21,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from callbacks import CheckpointFolder, ResumePoint, read_history
+from callbacks import BatchNormRecords, CheckpointFolder, ResumePoint, load_bn_stats, read_history
 from callbacks.durable import write_file
 from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.errors import RecipeError, RunError
@@ -86,6 +88,24 @@ class Run:
         file = self.path / "history.jsonl"
         try:
             return read_history(file) if file.exists() else []
+        except (OSError, ValueError) as error:
+            raise RunError(f"run {self.path}: {error}") from None
+
+    @property
+    def bn_path(self) -> Path:
+        """Where batch-norm statistics are recorded, if they are."""
+        return self.path / "bn" / "stats.jsonl"
+
+    @property
+    def bn_page_path(self) -> Path:
+        """Where `cifar-hapi bn --html` puts its page."""
+        return self.path / "bn" / "page.html"
+
+    @property
+    def bn_stats(self) -> BatchNormRecords | None:
+        """The batch-norm statistics as recorded by `callbacks.BatchNormStats`; None where the recipe has none."""
+        try:
+            return load_bn_stats(self.bn_path) if self.bn_path.exists() else None
         except (OSError, ValueError) as error:
             raise RunError(f"run {self.path}: {error}") from None
 

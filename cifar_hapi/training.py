@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle.callbacks import Callback
 from rich.console import Console
 
 from callbacks import (
+    BatchNormStats,
     Checkpoint,
     CheckpointError,
     EarlyStopping,
@@ -102,6 +104,7 @@ def fit(
         engine = use_declared_engine(model.network, resolved, device_name)
         manifest = _manifest(resolved, images, device_name, engine, settings)
         checkpoint = _declared_checkpoint(resolved, path)
+        probe = images_to_probe(resolved, images, device_name)
         held = resumed_run(path, manifest, model, checkpoint.resume) if earlier else started_run(path, manifest, model)
         with _refusals_as_run_errors(path), held as run:
             terminal.announce(talk, run, images, len(loaders[0]))
@@ -109,7 +112,8 @@ def fit(
                 talk.print(late)
             shown = [Progress(console=talk)] if verbose else []
             try:
-                _train(run, resolved, loaders, checkpoint, [*callbacks, *shown], talk)
+                declared = _declared_callbacks(resolved, run, probe)
+                _train(run, resolved, loaders, checkpoint, [*declared, checkpoint, *callbacks, *shown], talk)
             except (KeyboardInterrupt, SystemExit):
                 talk.print(f"{'saved':9}`cifar-hapi resume {path}` goes on from here")
                 raise
@@ -195,17 +199,16 @@ def _train(
         talk.print(f"{'resumed':9}after step {point.step}: epoch {point.epoch + 1}, step {point.batch + 1} is next")
         schedule = scheduler(run.model)
         schedule.step(schedule.last_epoch)  # its rate may follow another plan from here on
-    every = [*_declared_callbacks(recipe, run), checkpoint, *callbacks]
     run.model.fit(
         *loaders,
         epochs=recipe.epochs,
         eval_freq=recipe.eval_every_epochs,
         verbose=0,
-        callbacks=every,
+        callbacks=callbacks,
         initial_epoch=point.epoch,
         initial_step=point.batch,
     )
-    reasons = [reason for callback in every if (reason := getattr(callback, "reason", None))]
+    reasons = [reason for callback in callbacks if (reason := getattr(callback, "reason", None))]
     run.update(stopped=reasons[0] if reasons else None)
 
 
@@ -231,12 +234,26 @@ def _declared_checkpoint(recipe: Recipe, path: Path) -> Checkpoint:
     )
 
 
-def _declared_callbacks(recipe: Recipe, run: Run) -> list[Callback]:
+def images_to_probe(recipe: Recipe, data: Data, device: str) -> np.ndarray | None:
+    """What batch-norm statistics look at: the first validation images, without such the first training images.
+
+    As the network takes them. Raises RecipeError where there are not as many as `bn_stats.probe`.
+    """
+    count = recipe.bn_stats.probe if recipe.bn_stats else 0
+    part, name = (data.train, "training") if data.val is None else (data.val, "validation")
+    if count > len(part):
+        raise RecipeError(f"bn_stats.probe = {count}: there are {len(part)} {name} images; ask for no more")
+    return normalise(part.images[:count], data.mean, data.std, recipe.data_format(device)) if count else None
+
+
+def _declared_callbacks(recipe: Recipe, run: Run, probe: np.ndarray | None) -> list[Callback]:
     callbacks = [TerminateOnNaN(), History(run.path / "history.jsonl")]
     if recipe.averaging:
         callbacks.insert(0, ExponentialMovingAverage(recipe.averaging.decay, recipe.averaging.warm_up))
     if recipe.early_stopping:
         callbacks.append(EarlyStopping(**dataclasses.asdict(recipe.early_stopping)))
+    if recipe.bn_stats:
+        callbacks.append(BatchNormStats(run.bn_path, **{**dataclasses.asdict(recipe.bn_stats), "probe": probe}))
     return callbacks
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from callbacks import Checkpoint, EarlyStopping, ExponentialMovingAverage, History
+from callbacks import BatchNormStats, Checkpoint, EarlyStopping, ExponentialMovingAverage, History
 from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
@@ -105,10 +105,12 @@ def train(folder: Path, kind: str) -> None:
     images = generated_images()
     augmentation = Augmentation(crop_padding=1, flip="random", cutout=2)
     loader = BatchLoader(images, BATCH, augmentation=augmentation, shuffle=True, seed=1)
+    seen = next(iter(BatchLoader(images, 16)))
     callbacks = [
         ExponentialMovingAverage(0.9),
         History(folder / "history.jsonl"),
         EarlyStopping("eval_loss", patience=3, restore_best=True),
+        BatchNormStats(folder / "bn.jsonl", every_steps=3, channels="all", probe=seen, gradients=True),
     ]
     checkpoint = Checkpoint(folder, every_steps=3, keep=2, monitor="eval_acc", callbacks=callbacks)
     point = checkpoint.resume(model)

@@ -22,6 +22,7 @@ from callbacks import History
 from cifar_hapi import DataError, RecipeError, Run, RunError
 
 AVERAGED = {"averaging.decay": 0.9, "early_stopping.patience": 1, "early_stopping.restore_best": True}
+RECORDED = {"bn_stats.every_steps": 3, "bn_stats.channels": "all", "bn_stats.gradients": True, "bn_stats.probe": 8}
 OPTIMIZERS = {
     "momentum": {},
     "adamw": {"optimizer.name": "adamw", "optimizer.lr": 0.01, "optimizer.nesterov": False},
@@ -53,13 +54,15 @@ def assert_same_run(one, other):
         [{k: v for k, v in record.items() if "second" not in k} for record in run.history] for run in (one, other)
     ]
     assert timeless[0] == timeless[1]
+    assert (one.bn_stats is None) == (other.bn_stats is None)
+    assert one.bn_stats is None or one.bn_path.read_bytes() == other.bn_path.read_bytes()
     results = [{key: value for key, value in run.evaluation.items() if key != "when"} for run in (one, other)]
     assert results[0] == results[1]
     assert one.status == other.status == "finished" and one.manifest["result"] == other.manifest["result"]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("more", [{}, AVERAGED], ids=["plain", "averaged and stopped early"])
+@pytest.mark.parametrize("more", [{}, AVERAGED | RECORDED], ids=["plain", "averaged, recorded and stopped early"])
 def test_a_run_that_crashed_twice_ends_as_one_that_did_not(small_cifar, tmp_path, optimizer, more):
     options = {"epochs": 4, "checkpoint.every_steps": 2, **OPTIMIZERS[optimizer], **more}
     whole = small_fit(small_cifar, tmp_path / "whole", **options)

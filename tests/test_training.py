@@ -19,7 +19,7 @@ from cifar_hapi.data.device_loader import DeviceLoader
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.engine import onednn_availability
-from cifar_hapi.training import build_training
+from cifar_hapi.training import build_training, images_to_probe
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,37 @@ def test_that_bfloat16_is_not_used_is_said_before_training_and_in_run_json(small
 def test_history_has_a_line_an_epoch_with_validation(run):
     assert [record["epoch"] for record in run.history] == [1, 2]
     assert all(0 <= record["eval_acc"] <= 1 and record["eval_loss"] > 0 for record in run.history)
+
+
+def test_batch_norm_statistics_are_recorded_where_the_recipe_says_so(small_cifar, tmp_path, run):
+    assert run.bn_stats is None
+    asked = {"bn_stats.every_steps": 2, "bn_stats.probe": 7}
+    other = small_fit(small_cifar, tmp_path / "run", **asked)
+    records = other.bn_stats
+    assert records.steps.tolist() == [0, 2, 4, 5, 6, 8, 10] and records.summarised
+    network = {name: tensor.numpy() for name, tensor in other.model.network.state_dict().items()}
+    for layer in records.layers:
+        assert records[layer, "running_mean"][-1, -1] == pytest.approx(np.linalg.norm(network[f"{layer}._mean"]))
+    assert_same(weights_of(other.model), weights_of(run.model))  # it trains as without
+    other.bn_path.write_text("{}\n")
+    with pytest.raises(RunError, match=r"run .*: .*stats\.jsonl, line 1: no header"):
+        _ = other.bn_stats
+
+
+@pytest.mark.parametrize(("fraction", "part"), [(0.1, "60 validation"), (0.0, "600 training")])
+def test_more_images_to_probe_than_there_are_are_refused_before_training(small_cifar, tmp_path, fraction, part):
+    with pytest.raises(RecipeError, match=f"bn_stats.probe = 601: there are {part} images; ask for no more"):
+        small_fit(small_cifar, tmp_path / "run", **{"data.val_fraction": fraction, "bn_stats.probe": 601})
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_to_probe_are_the_first_to_validate_as_the_network_takes_them(small_cifar):
+    recipe = Recipe.load("quick", {"data.source": "cifar10", "data.dir": str(small_cifar), "bn_stats.probe": 5})
+    data = open_data(recipe.data, recipe.seed)
+    _, (_, validation) = build_training(recipe, data)
+    np.testing.assert_array_equal(images_to_probe(recipe, data, "cpu"), next(iter(validation))[0][:5])
+    plain = recipe.with_overrides({"bn_stats": None})
+    assert images_to_probe(plain, data, "cpu") is None
 
 
 def test_the_model_is_ready_to_go_on(run):

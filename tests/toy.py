@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
+from paddle.callbacks import Callback
 
 from callbacks import CheckpointFolder, read_history
 from cifar_hapi.model import Model
@@ -27,6 +28,21 @@ def toy_model(stock=False, lr=0.1):
     optimizer = paddle.optimizer.Momentum(lr, parameters=network.parameters())
     model.prepare(optimizer, paddle.nn.CrossEntropyLoss(), paddle.metric.Accuracy())
     return model
+
+
+class Stop(Callback):
+    """Ends the process's training, as a crash would, after so many steps."""
+
+    acts_last = True
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, step, logs=None):
+        self.left = self.left and self.left - 1
+        if self.left == 0:
+            raise ConnectionError("crash")
 
 
 def drive(callback, records, epochs=None):
@@ -78,7 +94,7 @@ def play(callback, records, stock=False, model=None, first=0, on_epoch=None):
 
 
 def same_training(one, other):
-    """What differs between the newest checkpoints of two trainings, but for times; the history files are in it, too."""
+    """What differs between the newest checkpoints of two trainings, and the files beside them, but for times."""
     folders = [CheckpointFolder(each) for each in (one, other)]
     first, second = (folder.read(folder.names()[-1]) for folder in folders)
     differing = [folders[0].names()[-1]] if folders[0].names()[-1] != folders[1].names()[-1] else []
@@ -87,7 +103,9 @@ def same_training(one, other):
         differing += [name for name in {**here, **there} if not _same_bits(here.get(name), there.get(name))]
     states, files = ([timeless(each.state) for each in (first, second)], [_history(each) for each in (one, other)])
     differing += [key for key in states[0] if states[0][key] != states[1].get(key)]
-    return differing + (["history.jsonl"] if files[0] != files[1] else [])
+    differing += ["history.jsonl"] if files[0] != files[1] else []
+    recorded = [each / "bn.jsonl" for each in (one, other) if (each / "bn.jsonl").exists()]
+    return differing + (["bn.jsonl"] if len({file.read_bytes() for file in recorded}) > 1 else [])
 
 
 def _same_bits(one, other):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from paddle import nn
 
 from cifar_hapi.engine.primitives import Activation, Geometry, Window
@@ -62,12 +63,28 @@ def momentum(norm: nn.BatchNorm2D) -> float:
     return float(norm._momentum)
 
 
+def built_in_activation(norm: nn.Layer) -> str | None:
+    """The activation that is a part of the layer, as `paddle.nn.BatchNorm` can have one."""
+    return getattr(norm, "_act", None)
+
+
+def pads_with_zeros(conv: nn.Layer) -> bool:
+    """Whether a convolution, of any number of dimensions, puts zeros around what it is given."""
+    if conv._padding_mode != "zeros":
+        return False
+    if isinstance(conv._padding, str):
+        return conv._padding.upper() != "VALID"
+    return bool(np.any(conv._padding))
+
+
 def channels_last(layer: nn.Layer) -> bool | None:
-    """Whether the layer takes [N, H, W, C]; None if that is all the same to it."""
+    """Whether the layer takes [N, H, W, C], or [N, ..., C]; None if that is all the same to it."""
     if isinstance(layer, nn.AdaptiveMaxPool2D):  # it has no choice
         return False
+    if isinstance(layer, nn.BatchNorm):
+        return bool(layer._data_layout == "NHWC")
     data_format = getattr(layer, "_data_format", getattr(layer, "data_format", None))
-    return None if data_format is None else data_format == "NHWC"
+    return None if data_format is None else data_format[1] != "C"
 
 
 def state(layer: nn.Layer) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle.callbacks import Callback
 from rich.console import Console
-from toy import batches, same_training, toy_model
+from toy import Stop, batches, same_training, toy_model
 
 from callbacks import (
     Checkpoint,
@@ -40,21 +40,6 @@ OPTIMIZERS = {
     "adamw": lambda rate, parameters: paddle.optimizer.AdamW(rate, parameters=parameters),
     "muon": lambda rate, parameters: Muon(rate, parameters=parameters),
 }
-
-
-class Stop(Callback):
-    """Ends the process's training, as a crash would, after so many steps."""
-
-    acts_last = True
-
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def on_train_batch_end(self, step, logs=None):
-        self.left = self.left and self.left - 1
-        if self.left == 0:
-            raise ConnectionError("crash")
 
 
 def train(folder, stop_after=None, stock=False, epochs=4, optimizer="momentum", schedule="cosine", **options):

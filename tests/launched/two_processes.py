@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import distributed
 
-from callbacks import Checkpoint, EarlyStopping, History, LambdaCallback, ReduceLROnPlateau
+from callbacks import BatchNormStats, Checkpoint, EarlyStopping, History, LambdaCallback, ReduceLROnPlateau
 
 
 def main(folder: Path) -> None:
@@ -36,7 +36,8 @@ def main(folder: Path) -> None:
     stopping = EarlyStopping("eval_loss", patience=2, restore_best=True)
     plateau = ReduceLROnPlateau("eval_loss", factor=0.5, patience=1)
     history = History(folder / f"history-{rank}.jsonl")
-    every = [LambdaCallback(on_eval_end=forge), stopping, plateau, history]
+    stats = BatchNormStats(folder / f"bn-{rank}.jsonl", probe=batches[0], gradients=True)
+    every = [LambdaCallback(on_eval_end=forge), stopping, plateau, history, stats]
     checkpoint = Checkpoint(folder / f"checkpoints-{rank}", callbacks=every)
     model.fit(batches, batches, epochs=6, verbose=0, callbacks=[*every, checkpoint])
     seen = {"stopped": stopping.stopped_epoch, "rate": model._optimizer.get_lr(), "epochs": len(history.records)}

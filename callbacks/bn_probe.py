@@ -1,0 +1,75 @@
+"""What batch-norm layers see in a batch of their own, without a trace of it in the training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from callbacks import random_state
+from callbacks.paddle_model import all_axes_but_channels, as_tensors, inputs_and_labels, norm_tensors
+
+
+def probe(model: Any, norms: dict[str, nn.Layer], batch: Any) -> dict[str, paddle.Tensor]:
+    """Of each of `norms` on `batch`: mean and biased variance of its input, and the share of its output that is <= 0.
+
+    One forward pass, in which all is in evaluation mode: each layer sees what it would see when the network is used.
+    batch: an array, or inputs first. Returns float32 [3, C] by name, on the device; layers that are not called are not
+    in it. Running statistics and other buffers, modes, gradients and random numbers are afterwards what they were.
+    """
+    calls: dict[str, list[_Call]] = {}
+    with _undisturbed(model.network, list(norms.values())), contextlib.ExitStack() as hooks:
+        for name, norm in norms.items():
+            hooks.callback(norm.register_forward_post_hook(_noting(calls.setdefault(name, []))).remove)
+        model.network(*as_tensors(inputs_and_labels(model, batch)[0]))
+        return {name: _together(each) for name, each in calls.items() if each}
+
+
+_Call = tuple[int, paddle.Tensor, paddle.Tensor, paddle.Tensor]
+
+
+def _noting(calls: list[_Call]) -> Callable[..., None]:
+    """A hook that adds to `calls`: how many values a channel has, their mean, variance and share that is cut."""
+
+    def hook(norm: nn.Layer, inputs: tuple[paddle.Tensor, ...], output: paddle.Tensor) -> None:
+        x, y = inputs[0].astype("float32"), output.astype("float32")  # 16 bits are too coarse for a sum
+        axes = all_axes_but_channels(norm, x.ndim)
+        mean, cut = x.mean(axes, keepdim=True), (y <= 0).astype("float32").mean(axes)
+        variance = (x - mean).square().mean(axes)  # x.var() has Paddle 3.3 log a warning of its own
+        calls.append((x.size // cut.size, mean.flatten(), variance, cut))
+
+    return hook
+
+
+def _together(calls: list[_Call]) -> paddle.Tensor:
+    """[3, C] over all calls of one layer in the pass, as if they had been one."""
+    total = sum(count for count, *_ in calls)
+    mean, cut = (sum(call[place] * (call[0] / total) for call in calls) for place in (1, 3))
+    variance = sum((variance + (one - mean) ** 2) * (count / total) for count, one, variance, _ in calls)
+    return paddle.stack([mean, variance, cut])
+
+
+@contextlib.contextmanager
+def _undisturbed(network: nn.Layer, norms: list[nn.Layer]) -> Iterator[None]:
+    """Inside, the network is in evaluation mode and learns nothing; after it, it is as before."""
+    layers = network.sublayers(include_self=True)
+    modes = [(layer, layer.training) for layer in layers]
+    # Layers made with use_global_stats=False move their running statistics in evaluation mode, too.
+    statistics = [tensor for norm in norms for name, tensor in norm_tensors(norm).items() if name.startswith("running")]
+    kept = [(tensor, tensor.clone()) for tensor in (*statistics, *network.buffers())]
+    drawn, drawn_by_paddle = random_state.capture(), paddle.get_rng_state()
+    try:
+        network.eval()
+        with paddle.no_grad():
+            yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+        with paddle.no_grad():
+            for tensor, before in kept:
+                paddle.assign(before, tensor)  # in place; set_value() goes by the host in 2.6
+        random_state.restore(drawn)
+        paddle.set_rng_state(drawn_by_paddle)

@@ -1,0 +1,156 @@
+"""What is wrong with the batch norm of a network, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from callbacks.paddle_model import norm_layers
+from callbacks.paddle_model import weights as tensors_by_name
+from cifar_hapi.batch_norm.findings import SEVERITIES, Diagnosis
+from cifar_hapi.batch_norm.observation import Observation, Training
+from cifar_hapi.batch_norm.observer import observe, read_batches
+from cifar_hapi.batch_norm.processes import tensors_of
+from cifar_hapi.batch_norm.rules import RULES, Rule
+from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.sources import open_data
+from cifar_hapi.errors import DataError
+from cifar_hapi.loading import Weights, checkpoint_step, load
+from cifar_hapi.optimizer import build_optimizer
+from cifar_hapi.run import Run
+from cifar_hapi.runtime import paddle_session
+
+
+def diagnose(
+    model_or_run: paddle.Model | Run | str | Path,
+    data: Any = None,
+    *,
+    test_data: Any = None,
+    training: Training | None = None,
+    processes: Sequence[Mapping[str, Any] | str | Path] = (),
+    images: int = 1000,
+    batch_size: int = 100,
+    weights: Weights = "latest",
+    data_dir: str | Path | None = None,
+    rules: Sequence[Rule] = RULES,
+) -> Diagnosis:
+    """Look for what is wrong with the batch-norm layers of a network.
+
+        print(diagnose("runs/first"))
+        diagnose(model, (images, labels)).worst  # None, "note", "warning" or "error"
+
+    model_or_run: a `paddle.Model`, a Run, or the path of one. Of a run, `run.model` is taken where `fit` has left it,
+    else its `weights`, "latest" or "best"; its recipe is looked at, too.
+
+    data: normalised images such as the network was trained on, float32, and labels, int64: a loader, a
+    `paddle.io.Dataset`, or a pair of arrays; without labels, accuracies are not looked at. For a run it may be absent:
+    then the validation images, or if none are held out training images, looked for in `data_dir` if given. At most
+    `images` are taken, in batches of about `batch_size`, which is what statistics of the batch are those of.
+    test_data: the same of images that may have shifted, such as corrupted ones.
+
+    training: how the network was, or is to be, trained; of a run it is known. processes: state dicts, or safetensors
+    files of them, of the other processes that trained the same network. rules: others than all.
+
+    The network is left as it was, bit for bit, with its random states; a loader is read from its next batch on. On the
+    oneDNN engine, it is looked at natively, in float32.
+
+    Raises TypeError and ValueError for arguments that cannot be, RunError for a run, weights or file that can't be
+    used, DataError where the run's images are not to be had any more.
+    """
+    seen = look(
+        model_or_run,
+        data,
+        test_data=test_data,
+        training=training,
+        processes=processes,
+        images=images,
+        batch_size=batch_size,
+        weights=weights,
+        data_dir=data_dir,
+    )
+    return examine(seen, rules)
+
+
+def look(
+    model_or_run: paddle.Model | Run | str | Path,
+    data: Any = None,
+    *,
+    test_data: Any = None,
+    training: Training | None = None,
+    processes: Sequence[Mapping[str, Any] | str | Path] = (),
+    images: int = 1000,
+    batch_size: int = 100,
+    weights: Weights = "latest",
+    data_dir: str | Path | None = None,
+) -> Observation:
+    """What the rules of `diagnose` look at, whose arguments these are."""
+    most = (images, batch_size)
+    if isinstance(model_or_run, paddle.Model):
+        if data is None:
+            raise ValueError("diagnose: a model needs data: normalised images such as it was trained on, with labels")
+        return _observed(model_or_run, data, test_data, training, processes, *most)
+    if not isinstance(model_or_run, Run | str | Path):
+        kind = type(model_or_run).__name__
+        raise TypeError(f"diagnose: a {kind} is no paddle.Model, Run or path; of a network, make paddle.Model(network)")
+    run = model_or_run if isinstance(model_or_run, Run) else Run(model_or_run)
+    with paddle_session("auto" if run.model is None else str(run.manifest["device"])) as device:
+        model = _model_of(run, weights)
+        data = _images_of(run, data_dir, device, batch_size) if data is None else data
+        training = _training_of(run, weights) if training is None else training
+        return _observed(model, data, test_data, training, processes, *most)
+
+
+def examine(seen: Observation, rules: Sequence[Rule] = RULES) -> Diagnosis:
+    """What `rules` find in an observation, the gravest first, else in the order of the rules."""
+    found = [finding for rule in rules for finding in rule(seen)]
+    found.sort(key=lambda finding: -SEVERITIES.index(finding.severity))
+    return Diagnosis(tuple(found), len(seen.layers), seen.images, len(rules))
+
+
+def _observed(
+    model: paddle.Model,
+    data: Any,
+    test_data: Any,
+    training: Training | None,
+    processes: Sequence[Mapping[str, Any] | str | Path],
+    images: int,
+    batch_size: int,
+) -> Observation:
+    if not norm_layers(model.network):
+        raise ValueError("diagnose: the network has no batch norm")
+    if min(images, batch_size) < 1:
+        raise ValueError(f"diagnose: images = {images}, batch_size = {batch_size}: each must be at least 1")
+    own = tensors_by_name(model)
+    others = [tensors_of(process, own) for process in processes]
+    batches = read_batches(model, data, images, batch_size)
+    shifted = None if test_data is None else read_batches(model, test_data, images, batch_size, "test_data")
+    return observe(model, batches, shifted, training, others)
+
+
+def _model_of(run: Run, weights: Weights) -> paddle.Model:
+    """The run's model, with the optimiser that its recipe declares."""
+    if run.model is not None and weights == "latest":
+        return run.model
+    model, recipe = load(run, weights, engine="native"), run.recipe
+    model.prepare(build_optimizer(recipe.optimizer, recipe.schedule, model.network, 1, recipe.epochs), model.loss)
+    return model
+
+
+def _training_of(run: Run, weights: Weights) -> Training:
+    size, images = run.recipe.batch_size, run.data.parts["train"].images
+    return Training(size, images, drop_last=images >= size, steps=checkpoint_step(run, weights))
+
+
+def _images_of(run: Run, data_dir: str | Path | None, device: str, batch_size: int) -> BatchLoader:
+    """The run's validation images; its training images, as they are, where none were held out."""
+    changes = {"data.source": run.data.name} | ({"data.dir": str(data_dir)} if data_dir else {})
+    recipe = run.recipe.with_overrides(changes)
+    data = open_data(recipe.data, recipe.seed)
+    part, found = ("train", data.train) if data.val is None else ("val", data.val)
+    recorded = run.data.parts.get(part)
+    if recorded is None or recorded.sha256 != found.sha256():
+        raise DataError(f"{data.source}: not the images that run {run.path} recorded ({part}); give data to diagnose")
+    return BatchLoader(found, batch_size, mean=data.mean, std=data.std, data_format=recipe.data_format(device))

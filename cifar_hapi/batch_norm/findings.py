@@ -1,0 +1,128 @@
+"""What a diagnosis has found, for people and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+Severity = Literal["note", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")  # in ascending order
+_STYLES = {"note": "cyan", "warning": "yellow", "error": "bold red"}
+_SHOWN = 8  # channels that are listed one by one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a rule has found.
+
+    rule: its name. layer: the batch norm's name in the network, None for the network as a whole. channels: which of the
+    layer's, counted from 0; none where it is all or none of them. evidence: numbers by what they are. meaning, action:
+    a sentence each. source: the paper it comes from, or "".
+    """
+
+    rule: str
+    severity: Severity
+    layer: str | None
+    channels: tuple[int, ...]
+    evidence: Mapping[str, float | int | str]
+    meaning: str
+    action: str
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; a number that is none, or infinite, is null."""
+        evidence = {key: _finite(value) for key, value in self.evidence.items()}
+        return {**dataclasses.asdict(self), "channels": list(self.channels), "evidence": evidence}
+
+    @property
+    def place(self) -> str:
+        """Layer and channels in words."""
+        layer = "network" if self.layer is None else self.layer or "batch norm"
+        if not self.channels:
+            return layer
+        shown = ", ".join(map(str, self.channels[:_SHOWN]))
+        more = f" and {len(self.channels) - _SHOWN} more" if len(self.channels) > _SHOWN else ""
+        return f"{layer}, channel{'s' * (len(self.channels) > 1)} {shown}{more}"
+
+    @property
+    def lines(self) -> list[str]:
+        """Evidence, meaning and what to do, a line each."""
+        evidence = ", ".join(f"{key} {_short(value)}" for key, value in self.evidence.items())
+        source = f" ({self.source})" if self.source else ""
+        return [evidence, self.meaning + source, f"-> {self.action}"]
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.severity}: {self.rule}: {self.place}", *(f"    {line}" for line in self.lines)])
+
+
+@dataclass(frozen=True)
+class Diagnosis(Sequence[Finding]):
+    """All findings about a network, the gravest first.
+
+    layers: how many batch norms were looked at, images: on how many images, rules: by how many rules.
+    """
+
+    findings: tuple[Finding, ...]
+    layers: int
+    images: int
+    rules: int
+
+    @property
+    def worst(self) -> Severity | None:
+        """The highest severity, None where nothing was found."""
+        return self.findings[0].severity if self.findings else None
+
+    def at_least(self, severity: Severity) -> list[Finding]:
+        """The findings of that severity and above."""
+        return [each for each in self.findings if SEVERITIES.index(each.severity) >= SEVERITIES.index(severity)]
+
+    def of(self, rule: str) -> list[Finding]:
+        """The findings of one rule."""
+        return [each for each in self.findings if each.rule == rule]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        counted = {"layers": self.layers, "images": self.images, "rules": self.rules}
+        return {**counted, "worst": self.worst, "findings": [each.to_dict() for each in self.findings]}
+
+    @property
+    def summary(self) -> str:
+        counts = ((sum(each.severity == severity for each in self.findings), severity) for severity in SEVERITIES[::-1])
+        found = ", ".join(f"{count} {severity}{'s' * (count > 1)}" for count, severity in counts if count)
+        return f"{found or 'nothing found'}: {self.layers} batch norms, {self.images} images, {self.rules} rules"
+
+    def show(self, console: Console | None = None) -> None:
+        """Print all findings, in colours and as wide as the terminal is."""
+        console = console or Console()
+        console.print(self.summary, highlight=False, markup=False)
+        for each in self.findings:
+            console.print(Text.assemble((f"\n{each.severity}", _STYLES[each.severity]), f": {each.rule}: {each.place}"))
+            for line in each.lines:
+                console.print(Padding(Text(line), (0, 0, 0, 4)))
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.summary, *map(str, self.findings)])
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.findings[index]
+
+
+def _finite(value: float | int | str) -> float | int | str | None:
+    return value if isinstance(value, str | int) or math.isfinite(value) else None
+
+
+def _short(value: float | int | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

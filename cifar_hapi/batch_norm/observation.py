@@ -1,0 +1,161 @@
+"""What is known of a network and its batch norm, as plain data: all that the rules of a diagnosis look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a layer was given, by channel: float64 [C] each, over all images and places.
+
+    between: the variance of the images' own means, of which that of a batch's mean follows: between / batch size.
+    images: how many. values: of an image in a channel, 1 for vectors.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    between: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    images: int
+    values: int
+
+
+@dataclass(frozen=True, eq=False)
+class NormLayer:
+    """One batch norm.
+
+    scale, shift, running_mean, running_variance: float32 [C]. momentum: the weight of the old running statistics.
+    training: its mode. frozen: by `use_global_stats`. always_by_batch: by `use_global_stats=False`, in evaluation, too.
+    learns: whether scale and shift are to have gradients, None for one that it has not. decay: the weight decay of
+    scale and shift, None where no optimiser is known.
+
+    deployed: what it is given in evaluation mode. trained: what it is given where all normalise by the batch, as in
+    training. positive: the share of its outputs, float32 [C], that a ReLU right behind it lets through; None without.
+    """
+
+    name: str
+    scale: np.ndarray
+    shift: np.ndarray
+    running_mean: np.ndarray
+    running_variance: np.ndarray
+    momentum: float
+    epsilon: float
+    training: bool
+    frozen: bool
+    always_by_batch: bool
+    learns: tuple[bool | None, bool | None]
+    decay: tuple[float, float] | None
+    deployed: Inputs
+    trained: Inputs
+    positive: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How a network answers for each of N images. losses: cross-entropy, natural logarithm. correct: bool [N]."""
+
+    losses: np.ndarray
+    correct: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """The network on test images. inputs: of each layer in evaluation mode, by name.
+
+    usual, recalibrated: with the running statistics, and with those of the test images; None without labels.
+    """
+
+    inputs: Mapping[str, Inputs]
+    usual: Outcome | None
+    recalibrated: Outcome | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the network was, or is to be, trained; None where that is not known.
+
+    batch_size: images a step, images: those an epoch, both of one process. drop_last: whether a short last batch is
+    left out. steps: how many were taken.
+    """
+
+    batch_size: int | None = None
+    images: int | None = None
+    drop_last: bool = False
+    steps: int | None = None
+
+    @property
+    def last_batch(self) -> int | None:
+        """Images in an epoch's last batch."""
+        if self.batch_size is None or self.images is None:
+            return None
+        return (0 if self.drop_last else self.images % self.batch_size) or self.batch_size
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A network, seen on N images. layers: in the order in which they are called; unused: those that are never.
+
+    training: whether the network as a whole was in training mode. by_running, by_batch: the outcome on the same images
+    with running statistics and with those of the batch; None without labels. processes: the tensors of other processes'
+    networks by name, to be compared with `tensors`, its own.
+    """
+
+    layers: Sequence[NormLayer]
+    unused: Sequence[str]
+    images: int
+    training_mode: bool
+    by_running: Outcome | None
+    by_batch: Outcome | None
+    tensors: Mapping[str, np.ndarray]
+    processes: Sequence[Mapping[str, np.ndarray]] = ()
+    training: Training = Training()
+    test: Shifted | None = None
+
+    @cached_property
+    def by_name(self) -> dict[str, NormLayer]:
+        return {layer.name: layer for layer in self.layers}
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """How far running statistics are from those of inputs, by channel.
+
+    mean: (running - true) / true standard deviation. log_ratio: of the variances, running to true. noise: the variance
+    of `mean` that is due to there being no more images. Epsilon counts as variance, as where it is divided by.
+    """
+
+    mean: np.ndarray
+    log_ratio: np.ndarray
+    noise: np.ndarray
+
+    @property
+    def typical_mean(self) -> float:
+        """The root mean square over channels, less what the noise explains."""
+        return float(np.sqrt(max(0.0, np.mean(self.mean**2 - self.noise))))
+
+    @property
+    def typical_log_ratio(self) -> float:
+        """The root mean square over channels."""
+        return float(np.sqrt(np.mean(self.log_ratio**2)))
+
+
+def distance(layer: NormLayer, inputs: Inputs) -> Distance:
+    """From the layer's running statistics to those of `inputs`."""
+    running, true = (each + layer.epsilon for each in (layer.running_variance, inputs.variance))
+    with np.errstate(all="ignore"):  # statistics that are broken have a rule of their own
+        mean = (layer.running_mean - inputs.mean) / np.sqrt(true)
+        return Distance(mean, np.log(running / true), inputs.between / inputs.images / true)

@@ -1,0 +1,15 @@
+"""The libraries of the extra `report`, which are loaded as they are needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def require(module: str) -> Any:
+    """`plotly...` or `jinja2`. Raises ImportError, saying what to install, where it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.split(".")[0]
+        raise ImportError(f"HTML pages need {package}: pip install 'cifar-hapi[report]'") from error
