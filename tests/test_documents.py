@@ -1,4 +1,4 @@
-"""What the documents show runs: the Python of both READMEs, the examples, and the links."""
+"""What the documents show runs: the Python of both READMEs and of pages of docs/, the examples, and the links."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from cifar_hapi.recipe import known_keys
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")  # the Chinese one shows the same code, see below
 DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = {page: (ROOT / "docs" / f"{page}.md").read_text("utf-8") for page in ("callbacks", "batch-norm-formulas")}
 BLOCKS = [
     pytest.param(block, id=f"{name}, block {number}")
-    for name, text in (("README", README), ("callbacks", (ROOT / "docs" / "callbacks.md").read_text("utf-8")))
+    for name, text in (("README", README), *PAGES.items())
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 ]
 

@@ -11,6 +11,7 @@ from toy import batches, toy_model
 
 from callbacks.paddle_model import norm_layers
 from cifar_hapi import accelerate, fold_batch_norm
+from cifar_hapi.batch_norm.calls import difference
 from cifar_hapi.engine.execution import accelerated
 from cifar_hapi.errors import CifarHapiError, DataError, RecipeError
 from cifar_hapi.networks import build_network, network_names
@@ -349,6 +350,21 @@ def test_numbers_that_are_none_are_refused():
     network[1]._mean.set_value(np.full(4, np.nan, "float32"))
     with pytest.raises(CifarHapiError, match="the folded network differs by nan"):
         fold_batch_norm(network)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([[1.0, 2.0], [4.0]], 0.0),
+        ([[1.0, 1.0], [4.0]], 0.25),
+        ([[0.0, 0.0], [0.0]], 1.0),
+        ([[1.0, np.nan], [4.0]], np.nan),
+        ([[1.0, 2.0]], np.inf),
+    ],
+)
+def test_outputs_are_compared_by_the_largest_of_all(found, expected):
+    arrays = [np.array(each) for each in found]
+    np.testing.assert_equal(difference(arrays, [np.array([1.0, 2.0]), np.array([4.0])]), expected)
 
 
 @pytest.mark.parametrize(

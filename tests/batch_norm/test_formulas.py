@@ -119,6 +119,28 @@ def test_where_paddle_departs_one_value_a_channel_in_training_comes_back_unchang
     np.testing.assert_allclose(by_formula.ravel(), before["bias"])
 
 
+def test_where_paddle_departs_a_shift_beside_a_scale_that_does_not_learn_has_no_gradient():
+    norm, rng = nn.BatchNorm2D(3), np.random.default_rng(0)
+    norm.weight.stop_gradient = True
+    x = paddle.to_tensor(rng.standard_normal((4, 3, 2, 2)).astype("float32"), stop_gradient=False)
+    norm(x).sum().backward()
+    assert norm.bias.grad is None or not norm.bias.grad.numpy().any()
+
+
+def test_where_paddle_departs_evaluation_without_global_statistics_has_gradients_of_another_function():
+    norm, rng = nn.BatchNorm2D(3, use_global_stats=False), np.random.default_rng(0)
+    for name, values in random_state(rng, 3).items():
+        norm.state_dict()[name].set_value(values.astype("float32"))
+    norm.eval()
+    x, gy, before = rng.standard_normal((4, 3, 2, 2)), rng.standard_normal((4, 3, 2, 2)), state(norm)
+    y, (gx, *_) = in_paddle(norm, x, gy)
+    assert_close([y], [formulas.training_forward(x, before["weight"], before["bias"])])
+    after = state(norm)
+    np.testing.assert_allclose(after["_mean"], formulas.updated(before["_mean"], x.mean((0, 2, 3))), rtol=1e-4)
+    by_running = formulas.evaluation_backward(gy, x, after["_mean"], after["_variance"], before["weight"])
+    assert_close([gx], [by_running.x])
+
+
 def test_the_gradients_are_those_of_the_forward_pass():
     rng = np.random.default_rng(0)
     x, gy, values = rng.standard_normal((4, 3, 2)), rng.standard_normal((4, 3, 2)), random_state(rng, 3)
