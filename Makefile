@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
-BENCH ?= loader process_settings optimizer loop checkpoint growth training
+BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
 TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
