@@ -83,7 +83,7 @@ class BatchNormStats(EpochLogs):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         resumed = self._resumed is not None
         super().on_train_begin(logs)
-        self._gradients, self._listened = NormGradients(), True
+        self._gradients, self._listened = NormGradients(), not resumed
         self._norms = norm_layers(self.model.network)
         if not self._norms:
             raise ValueError("BatchNormStats: the network has no batch-norm layer")
@@ -103,12 +103,14 @@ class BatchNormStats(EpochLogs):
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
         self._gradients.stop()
         self.state.step += 1
-        if self.every_steps and self.state.step % self.every_steps == 0:
+        # With the epoch's last batch, so that a checkpoint in the evaluation after it has the record.
+        if self._is_due(self.state.step) or (self._epoch_is_due() and self.params.get("steps") == step + 1):
             self._write(self._epoch_number())
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        # Not when it is complete: then others may have put weights to evaluate, or the best ones, into the network.
-        if self.every_epochs and self._epoch_number() % self.every_epochs == 0:
+        # For an epoch whose last batch was not known to be that. Not when it is complete: then others may have put
+        # weights to evaluate, or the best ones, into the network.
+        if self._epoch_is_due():
             self._write(self._epoch_number())
         super().on_epoch_end(epoch, logs)
 
@@ -157,10 +159,14 @@ class BatchNormStats(EpochLogs):
 
     def _may_be_recorded(self, step: int) -> bool:
         """Whether there may be a record after this step of the epoch, as far as can be told before it."""
-        if self.every_steps and (self.state.step + 1) % self.every_steps == 0:
-            return True
-        is_last = self.params.get("steps") in (None, step + 1)
-        return bool(self.every_epochs and self._epoch_number() % self.every_epochs == 0 and is_last)
+        may_be_last = self.params.get("steps") in (None, step + 1)
+        return self._is_due(self.state.step + 1) or (self._epoch_is_due() and may_be_last)
+
+    def _is_due(self, step: int) -> bool:
+        return self.every_steps is not None and step % self.every_steps == 0
+
+    def _epoch_is_due(self) -> bool:
+        return self.every_epochs is not None and self._epoch_number() % self.every_epochs == 0
 
     def _write(self, epoch: int) -> None:
         """One record of the present state, unless there is one of this step."""
@@ -168,7 +174,7 @@ class BatchNormStats(EpochLogs):
         if state.recorded == state.step or not is_writer():
             return
         if self.gradients and not self._listened:
-            early = "the epoch ended before its last batch, which alone was to tell gradients"
+            early = "the epoch ended without a batch that was known to be its last"
             warnings.warn(f"{self.path}: step {state.step} has no gradients: {early}", stacklevel=2)
         values = measured(self.model, self._norms, self.probe, self._gradients if self.gradients else None)
         try:

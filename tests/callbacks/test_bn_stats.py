@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from types import SimpleNamespace
 
@@ -284,7 +286,7 @@ def test_paddles_scaler_keeps_its_scale_where_it_is_looked_for(monkeypatch):
 
 def test_an_epoch_that_ends_before_its_last_batch_says_that_it_has_no_gradients(tmp_path):
     path = tmp_path / "bn.jsonl"
-    with pytest.warns(UserWarning, match="step 5 has no gradients: the epoch ended before its last batch"):
+    with pytest.warns(UserWarning, match="step 5 has no gradients: the epoch ended without a batch that was known"):
         sgd_toy(False).fit(batches(), num_iters=5, verbose=0, callbacks=[BatchNormStats(path, gradients=True)])
     records = load_bn_stats(path)
     assert records.steps.tolist() == [0, 3, 5]
@@ -372,12 +374,12 @@ def test_only_the_first_process_records(tmp_path, monkeypatch):
 
 def test_a_record_that_cannot_be_written_is_warned_of_and_the_next_takes_its_place(tmp_path, monkeypatch):
     path, callback = tmp_path / "bn.jsonl", BatchNormStats(tmp_path / "bn.jsonl")
-    write = __import__("os").fsync
+    write = os.fsync
     calls = []
 
     def full_disk(handle):
         calls.append(handle)
-        if len(calls) == 5:  # after two for the header, one for its folder, and the first record
+        if len(calls) in (5, 6):  # an epoch's record, tried twice; before it, the header's and another record's
             path.write_bytes(path.read_bytes()[:-9])
             raise OSError(28, "No space left on device")
         write(handle)
@@ -407,7 +409,7 @@ def test_recording_may_begin_later_in_a_training(tmp_path):
 EVERYTHING = {"every_steps": 2, "probe": IMAGES, "gradients": True, "channels": "all"}
 
 
-def train(folder, stop_after=None, stock=False, epochs=4, keep=3, torn=False, **options):
+def train(folder, stop_after=None, stock=False, epochs=4, keep=3, torn=False, more=(), **options):
     """Go on with the training in `folder`, or begin it; crash after `stop_after` steps, perhaps in a line."""
     model = toy_model(stock)
     others = [ExponentialMovingAverage(0.9), BatchNormStats(folder / "bn.jsonl", **{**EVERYTHING, **options})]
@@ -417,7 +419,7 @@ def train(folder, stop_after=None, stock=False, epochs=4, keep=3, torn=False, **
     if not stock:
         place = {"epochs": epochs, "initial_epoch": point.epoch, "initial_step": point.batch}
     try:
-        model.fit(batches(), batches(), verbose=0, callbacks=[*others, checkpoint, Stop(stop_after)], **place)
+        model.fit(batches(), batches(), verbose=0, callbacks=[*others, *more, checkpoint, Stop(stop_after)], **place)
     except ConnectionError:
         checkpoint.__exit__()
         with (folder / "bn.jsonl").open("ab") as file:
@@ -435,6 +437,21 @@ def test_a_training_that_goes_on_leaves_the_file_of_one_that_never_stopped(tmp_p
     train(tmp_path / "cut", stock=stock)
     files = [(tmp_path / name / "bn.jsonl").read_bytes() for name in ("whole", "cut")]
     assert files[0] == files[1] and same_training(tmp_path / "whole", tmp_path / "cut") == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@BOTH
+def test_a_signal_in_an_evaluation_leaves_no_gap_and_no_other_gradients(tmp_path, stock):
+    class Signal(Callback):
+        def on_eval_begin(self, logs=None):
+            signal.raise_signal(signal.SIGTERM)
+
+    train(tmp_path / "whole", stock=stock)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "cut", stock=stock, more=[Signal()])
+    train(tmp_path / "cut", stock=stock)
+    files = [(tmp_path / name / "bn.jsonl").read_bytes() for name in ("whole", "cut")]
+    assert files[0] == files[1]
 
 
 def test_going_on_from_an_older_checkpoint_drops_what_came_after_it_and_makes_it_again(tmp_path):
@@ -461,7 +478,7 @@ def test_records_that_are_gone_are_warned_of_and_it_goes_on_without_them(tmp_pat
         UserWarning, match=r"bn\.jsonl: 1 of 5 records up to step 6 are missing; it goes on without them"
     ):
         train(tmp_path, 2)
-    assert load_bn_stats(path).steps.tolist() == [0, 2, 3, 4, 8]
+    assert load_bn_stats(path).steps.tolist() == [0, 2, 3, 4, 8, 9]
     path.unlink()
     with pytest.warns(UserWarning, match=r"bn\.jsonl: 5 of 5 records up to step 8 are missing"):
         train(tmp_path)
