@@ -28,7 +28,7 @@ mpl.rcParams |= {"svg.hashsalt": "cifar-hapi", "svg.fonttype": "none", "font.fam
 from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-DEPTHS = (20, 32, 44, 56)
+DEPTHS = (20, 32, 44)
 DEPTH_RATE = 0.03
 NORMS = ("batch", "none")
 EPOCHS = 4
@@ -39,24 +39,23 @@ COLOURS = {"batch": "#1f6feb", "none": "#e5783a", "broken": "#8250df"}
 
 @dataclass(frozen=True)
 class Training:
-    """One of the study. norm: "batch", "none" or "broken"."""
+    """One of the study, of a plain network. norm: "batch", "none" or "broken"."""
 
-    kind: str
     depth: int
     norm: str
     rate: float
 
     @property
     def name(self) -> str:
-        return f"{self.kind}{self.depth}-{self.norm}-{self.rate:g}"
+        return f"plain{self.depth}-{self.norm}-{self.rate:g}"
 
 
 def trainings() -> Iterator[Training]:
     for norm in NORMS:
-        yield from (Training("plain", 20, norm, rate) for rate in RATES)
+        yield from (Training(20, norm, rate) for rate in RATES)
     for norm in NORMS:
-        yield from (Training(kind, depth, norm, DEPTH_RATE) for kind in ("plain", "resnet") for depth in DEPTHS)
-    yield Training("plain", 20, "broken", DEPTH_RATE)
+        yield from (Training(depth, norm, DEPTH_RATE) for depth in DEPTHS)
+    yield Training(20, "broken", DEPTH_RATE)
 
 
 def main() -> None:
@@ -83,7 +82,7 @@ def train(training: Training, run_dir: Path) -> dict[str, Any]:
             epochs=EPOCHS,
             callbacks=[SlowStatistics()] if training.norm == "broken" else [],
             **{
-                "network.name": f"{training.kind}{training.depth}",
+                "network.name": f"plain{training.depth}",
                 "network.norm": "none" if training.norm == "none" else "batch",
                 "network.width": 8,
                 "data.limit": 10_000,
@@ -110,20 +109,16 @@ class SlowStatistics(Callback):
 def draw(found: list[dict[str, Any]], picture: Path) -> None:
     figure, (rates, depths, course) = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
     for norm in NORMS:
-        at = [each for each in found if (each["kind"], each["depth"], each["norm"]) == ("plain", 20, norm)]
+        at = [each for each in found if (each["depth"], each["norm"]) == (20, norm)]
         rates.plot([each["rate"] for each in at], list(map(last, at)), "o-", color=COLOURS[norm], label=NAMES[norm])
-        for kind, line in (("plain", "o--"), ("resnet", "o-")):
-            at = [each for each in found if (each["kind"], each["norm"], each["rate"]) == (kind, norm, DEPTH_RATE)]
-            label = f"{NAMES[norm]}, {'shortcuts' if kind == 'resnet' else 'plain'}"
-            depths.plot([each["depth"] for each in at], list(map(last, at)), line, color=COLOURS[norm], label=label)
-    for norm in NAMES:
-        (one,) = (
-            each
-            for each in found
-            if (each["kind"], each["norm"], each["rate"]) == ("plain", norm, DEPTH_RATE) and each["depth"] == 20
-        )
+        at = [each for each in found if (each["norm"], each["rate"]) == (norm, DEPTH_RATE)]
+        at.sort(key=lambda each: each["depth"])
+        depths.plot([each["depth"] for each in at], list(map(last, at)), "o-", color=COLOURS[norm], label=NAMES[norm])
+    for norm, name in NAMES.items():
+        of = (20, norm, DEPTH_RATE)
+        (one,) = (each for each in found if (each["depth"], each["norm"], each["rate"]) == of)
         accuracies = [100 * accuracy for accuracy in one["held_out"]]
-        course.plot(range(1, len(accuracies) + 1), accuracies, "o-", color=COLOURS[norm], label=NAMES[norm])
+        course.plot(range(1, len(accuracies) + 1), accuracies, "o-", color=COLOURS[norm], label=name)
     rates.set(xscale="log", xlabel="learning rate, 20 layers", ylabel="top-1 accuracy, %")
     depths.set(xlabel=f"layers, at a rate of {DEPTH_RATE:g}", xticks=DEPTHS)
     course.set(xlabel=f"epochs, 20 layers at {DEPTH_RATE:g}", xticks=range(1, EPOCHS + 1))
