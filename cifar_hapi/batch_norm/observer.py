@@ -292,4 +292,5 @@ class _Watch:
             return
         axis = channel_axis(self._norms[name], output.ndim) % output.ndim
         others = [each for each in range(output.ndim) if each != axis]
-        self._passed.setdefault(name, []).append((output > 0).astype("float32").mean(others).numpy())
+        stopped = (output <= 0).astype("float32").mean(others)  # so that NaN passes, as it does
+        self._passed.setdefault(name, []).append(1 - stopped.numpy())
