@@ -121,8 +121,8 @@ def batch_statistics_in_evaluation(norm: nn.Layer) -> bool:
 
 def channel_axis(norm: nn.Layer, ndim: int) -> int:
     """Where the channels are in what a batch norm is given, of `ndim` axes."""
-    layout = str(getattr(norm, "_data_format", None) or getattr(norm, "_data_layout", "NCHW"))
-    return -1 if layout[-1] == "C" and ndim > 2 else 1
+    layout = norm._data_layout if isinstance(norm, nn.BatchNorm) else norm._data_format
+    return -1 if layout.endswith("C") and ndim > 2 else 1
 
 
 def weight_decay(optimizer: Any, parameter: Any) -> float:
@@ -133,7 +133,9 @@ def weight_decay(optimizer: Any, parameter: Any) -> float:
         chosen = optimizer._apply_decay_param_fun
         return float(optimizer._weight_decay) if chosen is None or chosen(parameter.name) else 0.0
     regularizer = getattr(parameter, "regularizer", None) or optimizer.regularization
-    return 0.0 if regularizer is None else float(regularizer._coeff)
+    if regularizer is None:  # Momentum keeps an L2 decay elsewhere
+        return float(getattr(optimizer, "_regularization_coeff", 0.0))
+    return float(regularizer._coeff)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 from rich.console import Console
@@ -52,14 +53,18 @@ class Finding:
         return f"{layer}, channel{'s' * (len(self.channels) > 1)} {shown}{more}"
 
     @property
-    def lines(self) -> list[str]:
-        """Evidence, meaning and what to do, a line each."""
-        evidence = ", ".join(f"{key} {_short(value)}" for key, value in self.evidence.items())
+    def shown_evidence(self) -> str:
+        return ", ".join(f"{key} {_short(value)}" for key, value in self.evidence.items())
+
+    @property
+    def advice(self) -> list[str]:
+        """What it means, and what to do, a line each; the same for all findings of a rule."""
         source = f" ({self.source})" if self.source else ""
-        return [evidence, self.meaning + source, f"-> {self.action}"]
+        return [self.meaning + source, f"-> {self.action}"]
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.severity}: {self.rule}: {self.place}", *(f"    {line}" for line in self.lines)])
+        lines = [self.shown_evidence, *self.advice]
+        return "\n".join([f"{self.severity}: {self.rule}: {self.place}", *(f"    {line}" for line in lines)])
 
 
 @dataclass(frozen=True)
@@ -101,14 +106,22 @@ class Diagnosis(Sequence[Finding]):
     def show(self, console: Console | None = None) -> None:
         """Print all findings, in colours and as wide as the terminal is."""
         console = console or Console()
-        console.print(self.summary, highlight=False, markup=False)
-        for each in self.findings:
-            console.print(Text.assemble((f"\n{each.severity}", _STYLES[each.severity]), f": {each.rule}: {each.place}"))
-            for line in each.lines:
-                console.print(Padding(Text(line), (0, 0, 0, 4)))
+        console.print(Text(self.summary))
+        for first, *others in self._by_rule():
+            console.print(Text.assemble((f"\n{first.severity}", _STYLES[first.severity]), f": {first.rule}"))
+            for line in _lines([first, *others]):
+                console.print(Padding(Text(line), (0, 0, 0, 4), expand=False))
 
     def __str__(self) -> str:
-        return "\n\n".join([self.summary, *map(str, self.findings)])
+        blocks = [
+            "\n".join([f"{same[0].severity}: {same[0].rule}", *(f"    {line}" for line in _lines(same))])
+            for same in self._by_rule()
+        ]
+        return "\n\n".join([self.summary, *blocks])
+
+    def _by_rule(self) -> list[list[Finding]]:
+        """Findings of the same rule and severity together: they mean the same."""
+        return [list(same) for _, same in groupby(self.findings, key=lambda each: (each.severity, each.rule))]
 
     def __len__(self) -> int:
         return len(self.findings)
@@ -118,6 +131,11 @@ class Diagnosis(Sequence[Finding]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.findings[index]
+
+
+def _lines(same: Sequence[Finding]) -> list[str]:
+    """Where and by what each shows, and then once what they mean and what to do."""
+    return [*(f"{each.place}: {each.shown_evidence}" for each in same), *same[0].advice]
 
 
 def _finite(value: float | int | str) -> float | int | str | None:

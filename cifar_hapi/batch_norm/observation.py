@@ -14,12 +14,14 @@ class Inputs:
     """What a layer was given, by channel: float64 [C] each, over all images and places.
 
     between: the variance of the images' own means, of which that of a batch's mean follows: between / batch size.
+    spread: the variance of the images' own mean square deviations from `mean`, whose mean `variance` is.
     images: how many. values: of an image in a channel, 1 for vectors.
     """
 
     mean: np.ndarray
     variance: np.ndarray
     between: np.ndarray
+    spread: np.ndarray
     low: np.ndarray
     high: np.ndarray
     images: int
@@ -134,23 +136,25 @@ class Observation:
 class Distance:
     """How far running statistics are from those of inputs, by channel.
 
-    mean: (running - true) / true standard deviation. log_ratio: of the variances, running to true. noise: the variance
-    of `mean` that is due to there being no more images. Epsilon counts as variance, as where it is divided by.
+    mean: (running - true) / true standard deviation. log_ratio: of the variances, running to true. mean_noise,
+    log_ratio_noise: their variances that are due to there being no more images, to first order. Epsilon counts as
+    variance, as where it is divided by.
     """
 
     mean: np.ndarray
     log_ratio: np.ndarray
-    noise: np.ndarray
+    mean_noise: np.ndarray
+    log_ratio_noise: np.ndarray
 
     @property
     def typical_mean(self) -> float:
-        """The root mean square over channels, less what the noise explains."""
-        return float(np.sqrt(max(0.0, np.mean(self.mean**2 - self.noise))))
+        """The root mean square over channels, less what noise explains."""
+        return _typical(self.mean, self.mean_noise)
 
     @property
     def typical_log_ratio(self) -> float:
-        """The root mean square over channels."""
-        return float(np.sqrt(np.mean(self.log_ratio**2)))
+        """The root mean square over channels, less what noise explains."""
+        return _typical(self.log_ratio, self.log_ratio_noise)
 
 
 def distance(layer: NormLayer, inputs: Inputs) -> Distance:
@@ -158,4 +162,9 @@ def distance(layer: NormLayer, inputs: Inputs) -> Distance:
     running, true = (each + layer.epsilon for each in (layer.running_variance, inputs.variance))
     with np.errstate(all="ignore"):  # statistics that are broken have a rule of their own
         mean = (layer.running_mean - inputs.mean) / np.sqrt(true)
-        return Distance(mean, np.log(running / true), inputs.between / inputs.images / true)
+        noises = inputs.between / inputs.images / true, inputs.spread / inputs.images / true**2
+        return Distance(mean, np.log(running / true), *noises)
+
+
+def _typical(distances: np.ndarray, noise: np.ndarray) -> float:
+    return float(np.sqrt(max(0.0, np.mean(distances**2 - noise))))

@@ -81,8 +81,7 @@ def read_batches(model: Any, data: Any, images: int, batch_size: int, what: str 
     ValueError, naming `what`, for data that is empty, not normalised, or not one image and at most one label.
     """
     taken, labels, count = [], [], 0
-    drawn = random_state.capture()  # a loader that shuffles draws, and nothing here may be noticed
-    try:
+    with _no_random_numbers_used():
         for batch in _as_batches(data, batch_size):
             inputs, targets = inputs_and_labels(model, batch)
             if len(inputs) != 1 or len(targets) > 1:
@@ -92,8 +91,6 @@ def read_batches(model: Any, data: Any, images: int, batch_size: int, what: str 
             count += len(taken[-1])
             if count >= images:
                 break
-    finally:
-        random_state.restore(drawn)
     if not count:
         raise ValueError(f"diagnose: {what} has no images (left)")
     return _in_batches(np.concatenate(taken)[:images], np.concatenate(labels)[:images] if labels else None, batch_size)
@@ -203,9 +200,8 @@ def _undisturbed(network: nn.Layer, norms: Mapping[str, nn.Layer]) -> Iterator[N
     """Put modes, running statistics and all random states back at the end."""
     modes = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
     held = [(tensor, tensor.numpy().copy()) for norm in norms.values() for tensor in _statistics(norm)]
-    drawn, of_paddle = random_state.capture(), paddle.get_rng_state()
     try:
-        with warnings.catch_warnings():
+        with _no_random_numbers_used(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="When training, we now always track")  # Paddle, of every layer
             yield
     finally:
@@ -213,6 +209,15 @@ def _undisturbed(network: nn.Layer, norms: Mapping[str, nn.Layer]) -> Iterator[N
             tensor.set_value(value)
         for layer, training in modes:
             layer.training = training
+
+
+@contextlib.contextmanager
+def _no_random_numbers_used() -> Iterator[None]:
+    """What is drawn inside, by a loader that shuffles or a layer, is drawn again by whoever comes after."""
+    drawn, of_paddle = random_state.capture(), paddle.get_rng_state()
+    try:
+        yield
+    finally:
         random_state.restore(drawn)
         paddle.set_rng_state(of_paddle)
 
@@ -249,8 +254,10 @@ class _Sums:
         low, high = (np.stack(each).astype(np.float64) for each in zip(*self.ranges, strict=True))
         with np.errstate(all="ignore"):  # infinities have a rule of their own
             between = means.var(axis=0)
-            mean, variance = means.mean(axis=0), variances.mean(axis=0) + between
-        return Inputs(mean, variance, between, low.min(axis=0), high.max(axis=0), len(means), self.values)
+            mean = means.mean(axis=0)
+            squares = variances + (means - mean) ** 2
+            variance, spread = squares.mean(axis=0), squares.var(axis=0)
+        return Inputs(mean, variance, between, spread, low.min(axis=0), high.max(axis=0), len(means), self.values)
 
 
 class _Watch:
@@ -292,4 +299,5 @@ class _Watch:
             return
         axis = channel_axis(self._norms[name], output.ndim) % output.ndim
         others = [each for each in range(output.ndim) if each != axis]
-        self._passed.setdefault(name, []).append((output > 0).astype("float32").mean(others).numpy())
+        stopped = (output <= 0).astype("float32").mean(others)  # so that NaN passes, as it does
+        self._passed.setdefault(name, []).append(1 - stopped.numpy())

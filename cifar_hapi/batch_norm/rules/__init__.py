@@ -24,6 +24,7 @@ RULES: tuple[Rule, ...] = (
     training.evaluation_mode_in_training,
     training.one_without_gradient,
     training.batch_statistics_in_evaluation,
+    training.never_called,
     training.weight_decay,
     processes.unsynchronised,
     shift.shifted_test_images,

@@ -15,7 +15,8 @@ from cifar_hapi.batch_norm.rules.rule import Found, rule
 @rule(
     "dead-scale",
     looks_at="scale of each channel, beside the largest of its layer",
-    threshold=f"at most {thresholds.DEAD_SCALE:g} of it: warning",
+    threshold=f"at most {thresholds.DEAD_SCALE:g} of it: note; more than {thresholds.DEAD_SHARE:g} of the channels: "
+    "warning",
     meaning="The channel is a constant, its shift, whatever the image shows.",
     action="Take weight decay off scale and shift; the channel can be pruned. Right after a start with scale 0 it is "
     "as it should be.",
@@ -26,13 +27,14 @@ def dead_scale(seen: Observation) -> Iterator[Found]:
         sizes = abs(layer.scale)
         channels = np.flatnonzero(sizes <= thresholds.DEAD_SCALE * sizes.max())
         if len(channels):
-            yield Found("warning", {"scale": sizes[channels].max(), "largest": sizes.max()}, layer.name, channels)
+            severity: Severity = "warning" if len(channels) > thresholds.DEAD_SHARE * len(sizes) else "note"
+            yield Found(severity, {"scale": sizes[channels].max(), "largest": sizes.max()}, layer.name, channels)
 
 
 @rule(
     "never-positive",
     looks_at="outputs of each channel in evaluation mode, where a ReLU layer is right behind",
-    threshold=f"none above 0, in any image or place: note; more than {thresholds.DEAD_SHARE:.2g} of the channels: "
+    threshold=f"none above 0, in any image or place: note; more than {thresholds.DEAD_SHARE:g} of the channels: "
     "warning; all of them: error",
     meaning="The ReLU lets nothing of the channel through, and so no gradient: it can hardly come back.",
     action="Lower the rate, warm up, or start anew; the channel can be pruned.",

@@ -20,6 +20,8 @@ from cifar_hapi.batch_norm.rules.rule import Found, rule
     source="He et al. 2015, arXiv 1502.01852",
 )
 def variance_through_depth(seen: Observation) -> Iterator[Found]:
+    if not seen.layers:
+        return
     variances = np.array([layer.trained.variance.mean() for layer in seen.layers])
     median = np.median(variances)
     for place, (layer, variance) in enumerate(zip(seen.layers, variances, strict=True), start=1):

@@ -18,7 +18,7 @@ from cifar_hapi.batch_norm.rules.statistics import channels_away, in_numbers, se
     threshold=f"means by {thresholds.MEAN_NOTED:g} or log 1.5: note; {thresholds.MEAN_WARNED:g} or log 2, or "
     f"recalibration gains {thresholds.GAP_WARNED:g}: warning",
     meaning="The test images are of another kind: noise, blur, another brightness or another normalisation.",
-    action="Prepare them as the training images; else recalibrate on unlabelled test images, some hundred at least.",
+    action="Prepare them as the training images; else recalibrate on unlabelled test images, of which some dozen help.",
     source="Schneider et al. 2020, arXiv 2006.16971; Nado et al. 2020, arXiv 2006.10963",
 )
 def shifted_test_images(seen: Observation) -> Iterator[Found]:

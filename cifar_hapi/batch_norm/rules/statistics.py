@@ -145,9 +145,10 @@ def severity_of(away: Distance) -> Severity | None:
 
 def channels_away(away: Distance) -> np.ndarray:
     """The channels that are far away by themselves, more than the noise of few images may explain."""
-    noise = thresholds.STANDARD_ERRORS * np.sqrt(away.noise)
-    by_mean = abs(away.mean) > thresholds.CHANNEL_MEAN + noise
-    return np.flatnonzero(by_mean | (abs(away.log_ratio) > thresholds.CHANNEL_LOG_RATIO))
+    noises = (thresholds.STANDARD_ERRORS * np.sqrt(noise) for noise in (away.mean_noise, away.log_ratio_noise))
+    of_mean, of_log_ratio = noises
+    by_mean = abs(away.mean) > thresholds.CHANNEL_MEAN + of_mean
+    return np.flatnonzero(by_mean | (abs(away.log_ratio) > thresholds.CHANNEL_LOG_RATIO + of_log_ratio))
 
 
 def in_numbers(away: Distance) -> dict[str, float]:

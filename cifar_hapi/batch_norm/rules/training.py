@@ -105,6 +105,18 @@ def batch_statistics_in_evaluation(seen: Observation) -> Iterator[Found]:
 
 
 @rule(
+    "never-called",
+    looks_at="which layers are called in evaluation mode",
+    threshold="not once: note",
+    meaning="The layer is in the network's parameters, but does nothing to these images.",
+    action="Remove it, or look whether forward calls the right one.",
+)
+def never_called(seen: Observation) -> Iterator[Found]:
+    for name in seen.unused:
+        yield Found("note", {"layers that are": len(seen.layers)}, name)
+
+
+@rule(
     "weight-decay",
     looks_at="weight decay of scale and shift",
     threshold="above 0: note",
