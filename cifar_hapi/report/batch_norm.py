@@ -40,7 +40,7 @@ def write_batch_norm_page(inspection: Inspection, path: Path) -> Path:
 
 
 def batch_norm_section(inspection: Inspection) -> Section:
-    """What is wrong, and pictures: layers x time, a layer's channels, their distributions, the way through the depth."""
+    """What is wrong, and pictures: layers x time, a layer's channels, their distributions, variance through depth."""
     course, arrays = course_of(inspection), Arrays()
     quantities = [each for each in figures.QUANTITIES if course.has(each.name)]
     body = render(
@@ -115,7 +115,7 @@ def _notes(inspection: Inspection, course: Course) -> list[str]:
         notes.append("Summaries of the channels were recorded, so there are no lines of single channels.")
     elif course.channels < widest:
         notes.append(f"Of a layer's channels at most {course.channels} are drawn as lines; bands are of all of them.")
-    if inspection.images and MOST_CHANNELS < max(layer.channels for layer in inspection.layers):
+    if inspection.images and max(layer.channels for layer in inspection.layers) > MOST_CHANNELS:
         notes.append(f"At most {MOST_CHANNELS} channels are dots.")
     return notes
 

@@ -11,6 +11,7 @@ import numpy as np
 from callbacks import BatchNormRecords
 from callbacks.bn_layout import TENSORS, Layout
 from cifar_hapi.batch_norm.inspection import InspectedLayer, Inspection
+from cifar_hapi.report.figure import spread
 
 MOST_LAYERS, MOST_MOMENTS, MOST_CHANNELS = 128, 100, 64
 _ROOM = 700_000  # bytes of a page for pictures of layers, compressed
@@ -56,7 +57,7 @@ class Course:
     def drawn_channels(self, layer: str) -> list[int]:
         """The channels of `layer` that have lines, some of all."""
         count = self.records.channels[layer]
-        return [] if self.records.summarised else _spread(count, min(self.channels, count)).tolist()
+        return [] if self.records.summarised else spread(count, self.channels).tolist()
 
 
 def course_of(inspection: Inspection) -> Course:
@@ -67,7 +68,7 @@ def course_of(inspection: Inspection) -> Course:
     return Course(
         records=records,
         recorded=inspection.records is not None,
-        moments=_spread(len(records), moments),
+        moments=spread(len(records), moments),
         layers=_chosen(records.layers, named),
         channels=channels,
     )
@@ -86,11 +87,6 @@ def _chosen(layers: Sequence[str], named: set[str | None]) -> tuple[str, ...]:
     """All layers, or those that have findings, and the first."""
     wanted = sorted(layers, key=lambda layer: layer not in named)[:MOST_LAYERS]
     return tuple(layer for layer in layers if layer in set(wanted))
-
-
-def _spread(count: int, chosen: int) -> np.ndarray:
-    """Places among `count`, the first and the last one and others evenly between."""
-    return np.unique(np.linspace(0, count - 1, chosen).round().astype(np.int64))
 
 
 def _present(layers: Sequence[InspectedLayer], step: int) -> BatchNormRecords:
