@@ -100,7 +100,7 @@ def _has_courses(inspection: Inspection, axes: dict[str, _Axis], width: int) -> 
 def _fixed(inspection: Inspection, width: int) -> int:
     """How wide names and distances are."""
     names = min(max(len(_name(layer)) for layer in inspection.layers), _NAME, width // 3)
-    return names + (2 * (_OFF + 1) if inspection.images else 0)
+    return max(names, len("layer")) + (2 * (_OFF + 1) if inspection.images else 0)
 
 
 def _table(inspection: Inspection, axes: dict[str, _Axis], glyphs: _Glyphs, width: int, courses: bool) -> Table:

@@ -76,6 +76,7 @@ def _pictures(
         by_layer.append(found)
     profile = figures.depth_profile(course, inspection.layers) if course.has("running_variance") else None
     return {
+        "by": {each.name: f"{each.title}, {each.by} of the channels" for each in quantities},
         "map": {each.name: arrays.encoded(figures.heat_map(course, each)) for each in quantities},
         "depth": arrays.encoded(profile) if profile else None,
         "layers": by_layer,

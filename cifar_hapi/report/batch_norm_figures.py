@@ -74,7 +74,7 @@ def heat_map(course: Course, quantity: Quantity) -> Figure:
     crosses = [dots(course.steps[moments], layers, "x-thin", ORANGE, 8, **hover)] if len(layers) else []
     rows = max(120, min(900, 18 * len(values)))
     upwards = {**layer_axis(course.records.layers), "autorange": "reversed"}
-    return figure([cells, *crosses], 140 + rows, top=90, xaxis=axis(_STEP), yaxis=upwards)
+    return figure([cells, *crosses], 110 + rows, top=60, xaxis=axis(_STEP), yaxis=upwards)
 
 
 def layer_course(course: Course, layer: str, quantity: Quantity) -> Figure:
@@ -86,7 +86,8 @@ def layer_course(course: Course, layer: str, quantity: Quantity) -> Figure:
             faint: dict[str, Any] = {"opacity": 0.6, "showlegend": False}
             data.append(line(course.steps, values[:, channel], f"channel {channel}", GREY, width=1, **faint))
     upwards = axis(quantity.title, type=axis_type(quantity.log, summary[:, :5]))
-    return figure(data, 380, xaxis=axis(_STEP), yaxis=upwards, **_what_is_not_finite(course.steps, summary))
+    shapes, texts = _what_is_not_finite(course.steps, summary)
+    return figure(data, 380, xaxis=axis(_STEP), yaxis=upwards, shapes=shapes, annotations=texts)
 
 
 def distributions(course: Course, layer: str, quantity: Quantity) -> Figure:
@@ -128,7 +129,7 @@ def running_and_true(layer: InspectedLayer, channels: int) -> Figure:
         data.append(dots(*both, customdata=drawn, hovertemplate=told, **where))
         kind, domain = axis_type(log, both), [0, 0.44] if number == 1 else [0.56, 1]
         axes[f"xaxis{number}"] = axis(f"{name} of batches", type=kind, nticks=5, domain=domain, anchor=f"y{number}")
-        axes[f"yaxis{number}"] = axis(f"running {name}", type=kind, nticks=6, anchor=f"x{number}")
+        axes[f"yaxis{number}"] = axis("running" if number == 1 else "", type=kind, nticks=6, anchor=f"x{number}")
     return figure(data, 320, **axes)
 
 
@@ -167,15 +168,12 @@ def _bands(steps: np.ndarray, summary: np.ndarray, colour: str, kind: str, whole
     return [*everything, half, line(there, median, f"{kind}median", colour, dash, 2.5, **drawn)]
 
 
-def _what_is_not_finite(steps: np.ndarray, summary: np.ndarray) -> dict[str, Any]:
-    """A line at each moment at which some channel is not; nothing for the layout where there is none."""
+def _what_is_not_finite(steps: np.ndarray, summary: np.ndarray) -> tuple[list[Trace], list[Trace]]:
+    """Lines where some channel is not, and the words for them; both empty where there are none."""
     wrong = steps[~np.isfinite(summary[:, :5]).all(axis=1)].tolist()
-    if not wrong:
-        return {}
     upright = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "line": {"color": ORANGE, "dash": "dot"}}
-    said = {"text": "not finite", "x": wrong[0], "y": 1, "yref": "paper", "showarrow": False}
-    text = {**said, "xanchor": "left", "yanchor": "top"}
-    return {"shapes": [{**upright, "x0": step, "x1": step} for step in wrong], "annotations": [text]}
+    words = {"text": "not finite", "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top", "showarrow": False}
+    return [{**upright, "x0": step, "x1": step} for step in wrong], [{**words, "x": step} for step in wrong[:1]]
 
 
 def _histograms(course: Course, values: np.ndarray, quantity: Quantity) -> Figure:
@@ -219,7 +217,6 @@ def _in_a_number(course: Course, layer: str, quantity: Quantity) -> np.ndarray:
 def _colour_bar(quantity: Quantity, shown: np.ndarray) -> dict[str, Any]:
     """Above the map, so that a phone has its width for the map; a logarithmic one has numbers at its ticks."""
     bar: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "thickness": 10, "len": 1, "nticks": 6}
-    bar["title"] = {"text": f"{quantity.title},<br>{quantity.by} of the channels", "side": "top"}
     finite = shown[np.isfinite(shown)]
     if quantity.log and len(finite):
         ticks = np.unique(np.linspace(finite.min(), finite.max(), 5)).tolist()

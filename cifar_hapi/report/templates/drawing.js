@@ -5,6 +5,11 @@ const drawing = (() => {
   const NAME = 22; // pixels that a name takes below a picture
   const drawn = new Map(); // the figure that each element shows
 
+  // A finger that moves over a picture scrolls the page, and zooms by buttons.
+  const finger = matchMedia("(pointer: coarse)").matches;
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  if (finger) config.modeBarButtons = [["zoomIn2d", "zoomOut2d", "resetScale2d"]];
+
   function template() {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
@@ -17,8 +22,7 @@ const drawing = (() => {
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", xaxis: axis, yaxis: axis,
         hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line"), font: { color: colour("--text") } },
         modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: colour("--text") },
-        // A finger that moves over a picture scrolls the page.
-        dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+        dragmode: finger ? false : "zoom",
       },
     };
   }
@@ -37,7 +41,6 @@ const drawing = (() => {
     const layout = { ...structuredClone(figure.layout), template: template(), autosize: !printed };
     if (printed) layout.width = PRINTED;
     layout.xaxis = thinned(layout.xaxis, printed ? PRINTED : element.clientWidth);
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
     return Plotly.react(element, figure.data, layout, config);
   }
 
