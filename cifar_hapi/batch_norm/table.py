@@ -74,7 +74,8 @@ def show(out: Console, inspection: Inspection) -> None:
 def show_summary(out: Console, inspection: Inspection) -> None:
     """The shortest that can be said."""
     found = inspection.diagnosis
-    out.print(found.summary if found else f"{len(inspection.layers)} batch norms, not diagnosed", soft_wrap=True)
+    not_diagnosed = f"{len(inspection.layers)} batch norms, not diagnosed"
+    out.print(not_diagnosed if found is None else found.summary, soft_wrap=True)
 
 
 def _head(out: Console, inspection: Inspection) -> None:

@@ -48,7 +48,7 @@ def batch_norm_section(inspection: Inspection) -> Section:
         inspection=inspection,
         course=course,
         quantities=quantities,
-        groups=_groups(inspection.diagnosis, course) if inspection.diagnosis else [],
+        groups=[] if inspection.diagnosis is None else _groups(inspection.diagnosis, course),
         notes=_notes(inspection, course),
         how_to_record=HOW_TO_RECORD,
         names=[_name(layer) for layer in course.layers],

@@ -62,12 +62,13 @@ class Course:
 
 def course_of(inspection: Inspection) -> Course:
     """What is drawn of an inspection; what the network has at the end, where nothing was recorded."""
-    records = inspection.records or _present(inspection.layers, inspection.step)
+    recorded = inspection.records
+    records = _present(inspection.layers, inspection.step) if recorded is None else recorded
     moments, channels = _affordable(records)
     named = {each.layer for each in inspection.diagnosis or ()}
     return Course(
         records=records,
-        recorded=inspection.records is not None,
+        recorded=recorded is not None,
         moments=spread(len(records), moments),
         layers=_chosen(records.layers, named),
         channels=channels,

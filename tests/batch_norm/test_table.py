@@ -122,6 +122,8 @@ def test_findings_follow_the_table():
     summary = next(place for place, line in enumerate(lines) if line.startswith("1 error, 1 warning: 3 batch norms"))
     assert summary > lines.index(table(lines)[0])
     assert "error: lagging-statistics: stage0.2.norm, channels 1, 2" in lines[summary:]
+    healthy = shown(examples.inspection([examples.layer("a", away=(0, 1))], findings=[]))
+    assert healthy[-1] == "nothing found: 1 batch norms, 100 images, 21 rules" and "off" in table(healthy)[0]
     assert "off" not in table(shown(examples.inspection([examples.layer("a")])))[0]
 
 
@@ -132,4 +134,6 @@ def test_a_terminal_without_unicode_has_a_table_too():
 
 def test_the_summary_is_one_line():
     assert shown(examples.example(), by=show_summary) == ["1 error, 1 warning: 3 batch norms, 100 images, 21 rules"]
+    healthy = examples.inspection([examples.layer("a", away=(0, 1))], findings=[])
+    assert shown(healthy, by=show_summary) == ["nothing found: 1 batch norms, 100 images, 21 rules"]
     assert shown(examples.inspection([examples.layer("a")]), by=show_summary) == ["1 batch norms, not diagnosed"]
