@@ -19,7 +19,10 @@ README = (ROOT / "README.md").read_text("utf-8")  # the Chinese one shows the sa
 DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCKS = [
     pytest.param(block, id=f"{name}, block {number}")
-    for name, text in (("README", README), ("callbacks", (ROOT / "docs" / "callbacks.md").read_text("utf-8")))
+    for name, text in (
+        ("README", README),
+        *((name, (ROOT / "docs" / f"{name}.md").read_text("utf-8")) for name in ("callbacks", "batch-norm")),
+    )
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 ]
 
