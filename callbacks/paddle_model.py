@@ -90,10 +90,15 @@ def norm_tensors(norm: nn.Layer) -> dict[str, Any]:
     return {**statistics, "scale": norm.weight, "shift": norm.bias}
 
 
+def channel_axis(norm: nn.Layer, ndim: int) -> int:
+    """Where the channels are in what a batch norm is given, of `ndim` axes."""
+    layout = norm._data_layout if isinstance(norm, nn.BatchNorm) else norm._data_format
+    return -1 if layout.endswith("C") and ndim > 2 else 1
+
+
 def all_axes_but_channels(norm: nn.Layer, ndim: int) -> list[int]:
     """The axes that a batch-norm layer takes mean and variance over, of an input with so many."""
-    data_format = norm._data_layout if isinstance(norm, nn.BatchNorm) else norm._data_format
-    channels = 1 if data_format[1] == "C" else ndim - 1
+    channels = channel_axis(norm, ndim) % ndim
     return [axis for axis in range(ndim) if axis != channels]
 
 
@@ -117,12 +122,6 @@ def batch_statistics_in_evaluation(norm: nn.Layer) -> bool:
     if isinstance(norm, nn.BatchNorm):
         return bool(norm._trainable_statistics)
     return norm._use_global_stats is False
-
-
-def channel_axis(norm: nn.Layer, ndim: int) -> int:
-    """Where the channels are in what a batch norm is given, of `ndim` axes."""
-    layout = norm._data_layout if isinstance(norm, nn.BatchNorm) else norm._data_format
-    return -1 if layout.endswith("C") and ndim > 2 else 1
 
 
 def weight_decay(optimizer: Any, parameter: Any) -> float:

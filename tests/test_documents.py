@@ -17,7 +17,10 @@ from cifar_hapi.recipe import known_keys
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")  # the Chinese one shows the same code, see below
 DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
-PAGES = {page: (ROOT / "docs" / f"{page}.md").read_text("utf-8") for page in ("callbacks", "batch-norm-formulas")}
+PAGES = {
+    page: (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    for page in ("callbacks", "batch-norm", "batch-norm-formulas")
+}
 BLOCKS = [
     pytest.param(block, id=f"{name}, block {number}")
     for name, text in (("README", README), *PAGES.items())

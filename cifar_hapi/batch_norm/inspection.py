@@ -71,7 +71,7 @@ class Inspection:
 
     @property
     def images(self) -> int:
-        return self.diagnosis.images if self.diagnosis else 0
+        return 0 if self.diagnosis is None else self.diagnosis.images
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: of each tensor the `SUMMARY` over its channels; a number that is none, or infinite, is null."""
@@ -87,7 +87,7 @@ class Inspection:
             "step": self.step,
             "layers": [layer.to_dict() for layer in self.layers],
             "recorded": recorded,
-            "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
+            "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
         }
 
     def show(self, console: Console | None = None) -> None:

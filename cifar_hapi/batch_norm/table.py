@@ -63,8 +63,9 @@ def show(out: Console, inspection: Inspection) -> None:
     _head(out, inspection)
     glyphs = _ASCII if out.options.ascii_only else _UNICODE
     axes = {name: axis for name in TENSORS if (axis := _axis(inspection.layers, name)) is not None}
-    out.print(_table(inspection, axes, glyphs, out.width))
-    _legend(out, inspection, axes, glyphs)
+    courses = _has_courses(inspection, axes, out.width)
+    out.print(_table(inspection, axes, glyphs, out.width, courses))
+    _legend(out, inspection, axes, glyphs, courses)
     if inspection.diagnosis is not None:
         out.print()
         inspection.diagnosis.show(out)
@@ -73,7 +74,8 @@ def show(out: Console, inspection: Inspection) -> None:
 def show_summary(out: Console, inspection: Inspection) -> None:
     """The shortest that can be said."""
     found = inspection.diagnosis
-    out.print(found.summary if found else f"{len(inspection.layers)} batch norms, not diagnosed", soft_wrap=True)
+    not_diagnosed = f"{len(inspection.layers)} batch norms, not diagnosed"
+    out.print(not_diagnosed if found is None else found.summary, soft_wrap=True)
 
 
 def _head(out: Console, inspection: Inspection) -> None:
@@ -90,23 +92,32 @@ def _head(out: Console, inspection: Inspection) -> None:
     out.print()
 
 
-def _table(inspection: Inspection, axes: dict[str, _Axis], glyphs: _Glyphs, width: int) -> Table:
-    layers, records = inspection.layers, inspection.records
-    away = any(layer.away for layer in layers)
-    fixed = min(max(len(layer.name) for layer in layers), _NAME, width // 3) + away * 2 * (_OFF + 1)
-    courses = records is not None and len(records) > 1 and _box(width - fixed - _COURSE - 1, axes) >= _ROOMY
-    box = _box(width - fixed - courses * (_COURSE + 1), axes)
+def _has_courses(inspection: Inspection, axes: dict[str, _Axis], width: int) -> bool:
+    """Whether there are courses in time, and room for them."""
+    room = width - _fixed(inspection, width) - _COURSE - 1
+    return inspection.records is not None and len(inspection.records) > 1 and _box(room, axes) >= _ROOMY
+
+
+def _fixed(inspection: Inspection, width: int) -> int:
+    """How wide names and distances are."""
+    names = min(max(len(_name(layer)) for layer in inspection.layers), _NAME, width // 3)
+    return max(names, len("layer")) + (2 * (_OFF + 1) if inspection.images else 0)
+
+
+def _table(inspection: Inspection, axes: dict[str, _Axis], glyphs: _Glyphs, width: int, courses: bool) -> Table:
+    away = bool(inspection.images)
+    box = _box(width - _fixed(inspection, width) - courses * (_COURSE + 1), axes)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     table.add_column("layer", no_wrap=True)
     for name in axes:
         table.add_column(_TITLES[name] if len(_TITLES[name]) <= box else "var", no_wrap=True, min_width=box)
     if courses:
         table.add_column("in time", no_wrap=True)
-    for title in ("off σ", "off ×") * away if glyphs is _UNICODE else ("off s", "off x") * away:
+    for title in ("off", "off x") * away:
         table.add_column(title, justify="right", no_wrap=True)
     longest = min(_NAME, width // 3)
-    for layer in layers:
-        cells = [Text(_shortened(layer.name or "batch norm", longest, glyphs))]
+    for layer in inspection.layers:
+        cells = [Text(_shortened(_name(layer), longest, glyphs))]
         cells += [_box_plot(layer, name, axis, box, glyphs) for name, axis in axes.items()]
         cells += [_course(inspection, layer.name, glyphs)] if courses else []
         table.add_row(*cells, *(_distance(layer) if away else ()))
@@ -158,9 +169,7 @@ def _course(inspection: Inspection, layer: str, glyphs: _Glyphs) -> Text:
         return Text("NaN", style="bold red")
     axis = _Axis(float(finite.min()), float(finite.max()), log=True)
     places = axis.places(np.where(np.isfinite(chosen), chosen, axis.low), len(glyphs.rising))
-    marks = (
-        glyphs.rising[place] if np.isfinite(value) else "!" for place, value in zip(places, chosen, strict=True)
-    )
+    marks = (glyphs.rising[place] if np.isfinite(value) else "!" for place, value in zip(places, chosen, strict=True))
     return Text("".join(marks), style="cyan")
 
 
@@ -178,6 +187,11 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if value < 99 else f"{value:.0f}" if value < 9999 else f"{value:.0e}".replace("e+", "e")
 
 
+def _name(layer: InspectedLayer) -> str:
+    """A network that is nothing but one batch norm has no name for it."""
+    return layer.name or "batch norm"
+
+
 def _shortened(name: str, longest: int, glyphs: _Glyphs) -> str:
     """Its begin and its end, where layers differ."""
     if len(name) <= longest:
@@ -186,12 +200,12 @@ def _shortened(name: str, longest: int, glyphs: _Glyphs) -> str:
     return name[:begin] + glyphs.ellipsis + name[begin + 1 - longest :]
 
 
-def _legend(out: Console, inspection: Inspection, axes: dict[str, _Axis], glyphs: _Glyphs) -> None:
+def _legend(out: Console, inspection: Inspection, axes: dict[str, _Axis], glyphs: _Glyphs, courses: bool) -> None:
     sample = glyphs.whisker + glyphs.half + glyphs.median + glyphs.half + glyphs.whisker
     ranges = "; ".join(f"{_TITLES[name]} {axis}" for name, axis in axes.items())
     out.print(f"\n{sample}  smallest to largest channel, middle half, median; {ranges}", style="dim")
-    if inspection.records is not None and len(inspection.records) > 1:
-        out.print("in time (where there is room): the median variance as training went on", style="dim")
+    if courses:
+        out.print("in time: the median variance as training went on, from its lowest to its highest", style="dim")
     if inspection.images:
         off = "off: running statistics from those of batches, mean in standard deviations, variance as a factor"
         out.print(f"{off}; {inspection.images} images", style="dim")

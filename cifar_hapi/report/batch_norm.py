@@ -40,7 +40,7 @@ def write_batch_norm_page(inspection: Inspection, path: Path) -> Path:
 
 
 def batch_norm_section(inspection: Inspection) -> Section:
-    """What is wrong, and pictures: layers x time, a layer's channels, their distributions, the way through the depth."""
+    """What is wrong, and pictures: layers x time, a layer's channels, their distributions, variance through depth."""
     course, arrays = course_of(inspection), Arrays()
     quantities = [each for each in figures.QUANTITIES if course.has(each.name)]
     body = render(
@@ -48,7 +48,7 @@ def batch_norm_section(inspection: Inspection) -> Section:
         inspection=inspection,
         course=course,
         quantities=quantities,
-        groups=_groups(inspection.diagnosis, course) if inspection.diagnosis else [],
+        groups=[] if inspection.diagnosis is None else _groups(inspection.diagnosis, course),
         notes=_notes(inspection, course),
         how_to_record=HOW_TO_RECORD,
         names=[_name(layer) for layer in course.layers],
@@ -76,6 +76,7 @@ def _pictures(
         by_layer.append(found)
     profile = figures.depth_profile(course, inspection.layers) if course.has("running_variance") else None
     return {
+        "by": {each.name: f"{each.title}, {each.by} of the channels" for each in quantities},
         "map": {each.name: arrays.encoded(figures.heat_map(course, each)) for each in quantities},
         "depth": arrays.encoded(profile) if profile else None,
         "layers": by_layer,
@@ -115,7 +116,7 @@ def _notes(inspection: Inspection, course: Course) -> list[str]:
         notes.append("Summaries of the channels were recorded, so there are no lines of single channels.")
     elif course.channels < widest:
         notes.append(f"Of a layer's channels at most {course.channels} are drawn as lines; bands are of all of them.")
-    if inspection.images and MOST_CHANNELS < max(layer.channels for layer in inspection.layers):
+    if inspection.images and max(layer.channels for layer in inspection.layers) > MOST_CHANNELS:
         notes.append(f"At most {MOST_CHANNELS} channels are dots.")
     return notes
 

@@ -11,6 +11,7 @@ import numpy as np
 from callbacks import BatchNormRecords
 from callbacks.bn_layout import TENSORS, Layout
 from cifar_hapi.batch_norm.inspection import InspectedLayer, Inspection
+from cifar_hapi.report.figure import spread
 
 MOST_LAYERS, MOST_MOMENTS, MOST_CHANNELS = 128, 100, 64
 _ROOM = 700_000  # bytes of a page for pictures of layers, compressed
@@ -56,18 +57,19 @@ class Course:
     def drawn_channels(self, layer: str) -> list[int]:
         """The channels of `layer` that have lines, some of all."""
         count = self.records.channels[layer]
-        return [] if self.records.summarised else _spread(count, min(self.channels, count)).tolist()
+        return [] if self.records.summarised else spread(count, self.channels).tolist()
 
 
 def course_of(inspection: Inspection) -> Course:
     """What is drawn of an inspection; what the network has at the end, where nothing was recorded."""
-    records = inspection.records or _present(inspection.layers, inspection.step)
+    recorded = inspection.records
+    records = _present(inspection.layers, inspection.step) if recorded is None else recorded
     moments, channels = _affordable(records)
     named = {each.layer for each in inspection.diagnosis or ()}
     return Course(
         records=records,
-        recorded=inspection.records is not None,
-        moments=_spread(len(records), moments),
+        recorded=recorded is not None,
+        moments=spread(len(records), moments),
         layers=_chosen(records.layers, named),
         channels=channels,
     )
@@ -86,11 +88,6 @@ def _chosen(layers: Sequence[str], named: set[str | None]) -> tuple[str, ...]:
     """All layers, or those that have findings, and the first."""
     wanted = sorted(layers, key=lambda layer: layer not in named)[:MOST_LAYERS]
     return tuple(layer for layer in layers if layer in set(wanted))
-
-
-def _spread(count: int, chosen: int) -> np.ndarray:
-    """Places among `count`, the first and the last one and others evenly between."""
-    return np.unique(np.linspace(0, count - 1, chosen).round().astype(np.int64))
 
 
 def _present(layers: Sequence[InspectedLayer], step: int) -> BatchNormRecords:

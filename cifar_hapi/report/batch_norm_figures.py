@@ -1,11 +1,7 @@
-"""Pictures of batch norm, each a figure of plotly; colours are told apart by everyone, and in black and white.
-
-Maps go from dark to light by cividis (Nuñez et al. 2018), lines are blue and orange of Okabe & Ito 2008.
-"""
+"""Pictures of batch norm."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +11,28 @@ import numpy as np
 from callbacks.bn_layout import SUMMARY
 from cifar_hapi.batch_norm.inspection import InspectedLayer
 from cifar_hapi.report.batch_norm_course import Course
-from cifar_hapi.report.libraries import require
+from cifar_hapi.report.figure import (
+    BLUE,
+    GREY,
+    MAP,
+    ORANGE,
+    Figure,
+    Trace,
+    axis,
+    axis_type,
+    band,
+    dots,
+    figure,
+    layer_axis,
+    line,
+    spread,
+)
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#888888"
-_PALE = {_BLUE: "rgba(0,114,178,0.15)", _ORANGE: "rgba(230,159,0,0.18)"}
-_MIDDLE = {_BLUE: "rgba(0,114,178,0.3)", _ORANGE: "rgba(230,159,0,0.35)"}
-_MAP = "Cividis"
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-_NAME = 24  # characters of a layer's name on an axis
+_STEP = "training step"
+_MEDIAN = SUMMARY.index("median")
 _BINS = 30
-_EPOCHS_SHOWN = 5
+_HISTOGRAMS = (("#B08000", "dot"), ("#575C6D", "dash"), ("#7D7C78", "dashdot"), ("#9A8F4E", "longdash"))
+_BOXES = 12
 
 
 @dataclass(frozen=True)
@@ -45,269 +53,175 @@ QUANTITIES = (
 )
 
 
-def heat_map(course: Course, quantity: Quantity) -> Any:
+def heat_map(course: Course, quantity: Quantity) -> Figure:
     """Layers x time; crosses where a number is none."""
     values = np.stack([_in_a_number(course, layer, quantity) for layer in course.records.layers])
     with np.errstate(all="ignore"):
         shown = np.log10(values) if quantity.log else values
-    figure = require("plotly.graph_objects").Figure()
-    figure.add_heatmap(
-        z=shown,
-        x=course.steps,
-        y=np.arange(len(values)),
-        text=[[f"{each:.3g}" for each in row] for row in values.tolist()],
-        colorscale=_MAP,
-        colorbar=_colour_bar(quantity, shown),
-        hovertemplate="%{y}<br>step %{x}: %{text}<extra></extra>",
-    )
-    layer, moment = np.nonzero(~np.isfinite(shown))
-    if len(layer):
-        wrong = "0, below, or no finite number" if quantity.log else "no finite number"
-        figure.add_scatter(
-            x=course.steps[moment],
-            y=layer,
-            mode="markers",
-            marker={"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": _ORANGE}},
-            hovertemplate=f"%{{y}}<br>step %{{x}}: {wrong}<extra></extra>",
-            showlegend=False,
-        )
-    figure.update_xaxes(title_text="training step")
-    figure.update_yaxes(**_layer_axis(course.records.layers), autorange="reversed")
-    figure.update_layout(height=140 + max(120, min(900, 18 * len(values))), margin=_margin(top=70))
-    return figure
+    cells = {
+        "type": "heatmap",
+        "x": course.steps,
+        "y": np.arange(len(values)),
+        "z": shown,
+        "text": [[f"{each:.3g}" for each in row] for row in values.tolist()],
+        "colorscale": MAP,
+        "colorbar": _colour_bar(quantity, shown),
+        "hovertemplate": "%{y}<br>step %{x}: %{text}<extra></extra>",
+    }
+    layers, moments = np.nonzero(~np.isfinite(shown))
+    wrong = "0, below, or no finite number" if quantity.log else "no finite number"
+    hover: dict[str, Any] = {"hovertemplate": f"%{{y}}<br>step %{{x}}: {wrong}<extra></extra>"}
+    crosses = [dots(course.steps[moments], layers, "x-thin", ORANGE, 8, **hover)] if len(layers) else []
+    rows = max(120, min(900, 18 * len(values)))
+    upwards = {**layer_axis(course.records.layers), "autorange": "reversed"}
+    return figure([cells, *crosses], 110 + rows, top=60, xaxis=axis(_STEP), yaxis=upwards)
 
 
-def layer_course(course: Course, layer: str, quantity: Quantity) -> Any:
+def layer_course(course: Course, layer: str, quantity: Quantity) -> Figure:
     """One layer over time: all channels as bands, and lines of as many as there is room for."""
     summary, values = course.summary(layer, quantity.name), course.every_channel(layer, quantity.name)
-    figure = require("plotly.graph_objects").Figure()
-    _add_bands(figure, course.steps, summary, _BLUE, "")
-    for channel in course.drawn_channels(layer) if values is not None else []:
-        figure.add_scatter(
-            x=course.steps,
-            y=values[:, channel],
-            name=f"channel {channel}",
-            mode="lines",
-            line={"width": 1, "color": _GREY},
-            opacity=0.5,
-            showlegend=False,
-        )
-    _mark_what_is_not_finite(figure, course.steps, summary)
-    figure.update_xaxes(title_text="training step")
-    figure.update_yaxes(title_text=quantity.title, type=_axis_type(quantity.log, summary[:, :5]))
-    figure.update_layout(height=380, margin=_margin(), legend=_legend())
-    return figure
+    data = _bands(course.steps, summary, BLUE, "")
+    if values is not None:
+        for channel in course.drawn_channels(layer):
+            faint: dict[str, Any] = {"opacity": 0.6, "showlegend": False}
+            data.append(line(course.steps, values[:, channel], f"channel {channel}", GREY, width=1, **faint))
+    upwards = axis(quantity.title, type=axis_type(quantity.log, summary[:, :5]))
+    shapes, texts = _what_is_not_finite(course.steps, summary)
+    return figure(data, 380, xaxis=axis(_STEP), yaxis=upwards, shapes=shapes, annotations=texts)
 
 
-def distributions(course: Course, layer: str, quantity: Quantity) -> Any:
+def distributions(course: Course, layer: str, quantity: Quantity) -> Figure:
     """How the channels are distributed: a histogram of each of some epochs, or a box plot where there are summaries."""
     values = course.every_channel(layer, quantity.name)
-    if values is None:
-        return _box_plots(course, layer, quantity)
-    chosen = np.unique(np.linspace(0, len(values) - 1, _EPOCHS_SHOWN).round().astype(int))
-    finite = [values[moment][np.isfinite(values[moment])] for moment in chosen]
-    every = np.concatenate(finite)
-    figure = require("plotly.graph_objects").Figure()
-    edges = np.histogram_bin_edges(every, _BINS) if len(every) else np.array([0.0, 1.0])
-    for place, (moment, each) in enumerate(zip(chosen, finite, strict=True)):
-        figure.add_scatter(
-            x=np.repeat(edges, 2)[1:-1],
-            y=np.repeat(np.histogram(each, edges)[0], 2),
-            name=_moment(course, moment),
-            mode="lines",
-            line={"dash": _DASHES[place], "color": _cividis(place, len(chosen)), "width": 2},
-            fill="tozeroy" if place == len(chosen) - 1 else "none",
-            visible=True if place in (0, len(chosen) - 1) else "legendonly",
-            hovertemplate="%{x:.3g}: %{y} channels",
-        )
-    figure.update_xaxes(title_text=quantity.title)
-    figure.update_yaxes(title_text="channels", rangemode="tozero")
-    figure.update_layout(height=320, margin=_margin(), legend=_legend(), showlegend=True)
-    return figure
+    return _box_plots(course, layer, quantity) if values is None else _histograms(course, values, quantity)
 
 
-def running_and_batch(course: Course, layer: str) -> Any:
+def running_and_batch(course: Course, layer: str) -> Figure:
     """What a layer normalises by in evaluation, and what its batch, the probe, has, over time."""
-    titles = ("mean", "variance")
-    figure = require("plotly.subplots").make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)
-    for row, (name, log) in enumerate(zip(titles, (False, True), strict=True), start=1):
-        both = []
-        for kind, colour in (("running", _BLUE), ("batch", _ORANGE)):
-            both.append(course.summary(layer, f"{kind}_{name}"))
-            _add_bands(figure, course.steps, both[-1], colour, f"{kind} ", row=row, whole=False)
-        figure.update_yaxes(title_text=name, type=_axis_type(log, np.concatenate(both)[:, 1:4]), row=row, col=1)
-    figure.update_xaxes(title_text="training step", row=2, col=1)
-    figure.update_layout(height=460, margin=_margin(), legend=_legend())
-    return figure
+    data, axes = [], {}
+    for number, (name, log) in enumerate((("mean", False), ("variance", True)), start=1):
+        running, batch = (course.summary(layer, f"{kind}_{name}") for kind in ("running", "batch"))
+        traces = _bands(course.steps, running, BLUE, "running ", whole=False)
+        traces += _bands(course.steps, batch, ORANGE, "batch ", whole=False)
+        group = {"yaxis": f"y{number}", "showlegend": number == 1}  # one legend for both rows
+        data += [{**trace, **group, "legendgroup": trace["name"]} for trace in traces]
+        kind = axis_type(log, np.concatenate([running, batch])[:, 1:4])
+        domain = [0.54, 1] if number == 1 else [0, 0.46]
+        axes[f"yaxis{number}"] = axis(name, type=kind, domain=domain)
+    return figure(data, 460, xaxis=axis(_STEP, anchor="y2"), **axes)
 
 
-def running_and_true(layer: InspectedLayer, channels: int) -> Any:
-    """Each channel's running statistics against those that the images of the diagnosis have."""
+def running_and_true(layer: InspectedLayer, channels: int) -> Figure:
+    """Each channel's running statistics against those that the images of the diagnosis have, of `channels` at most."""
     if layer.true is None:
         raise ValueError(f"layer {layer.name} was not looked at")
-    figure = require("plotly.subplots").make_subplots(1, 2, subplot_titles=("mean", "variance"))
-    pairs = (
-        (layer.true.mean, layer.tensors["running_mean"], False),
-        (layer.true.variance, layer.tensors["running_variance"], True),
-    )
-    drawn = np.unique(np.linspace(0, layer.channels - 1, min(channels, layer.channels)).round().astype(int))
-    for column, (true, running, log) in enumerate(pairs, start=1):
-        both = np.stack([true, running])[:, drawn]
-        kind = _axis_type(log, both)
+    drawn = spread(layer.channels, channels)
+    data: list[Trace] = []
+    axes: dict[str, Any] = {}
+    pairs = (("mean", layer.true.mean, False), ("variance", layer.true.variance, True))
+    for number, (name, true, log) in enumerate(pairs, start=1):
+        both = np.stack([true, layer.tensors[f"running_{name}"]])[:, drawn]
         finite = both[np.isfinite(both)]
-        ends = [finite.min(), finite.max()] if len(finite) else [0, 1]
-        figure.add_scatter(
-            x=ends, y=ends, mode="lines", line={"color": _GREY, "dash": "dot"}, hoverinfo="skip", row=1, col=column
-        )
-        figure.add_scatter(
-            x=both[0],
-            y=both[1],
-            customdata=drawn,
-            mode="markers",
-            marker={"color": _BLUE, "size": 7},
-            hovertemplate="channel %{customdata}<br>batches %{x:.3g}<br>running %{y:.3g}<extra></extra>",
-            row=1,
-            col=column,
-        )
-        figure.update_xaxes(title_text="of batches", type=kind, nticks=5, row=1, col=column)
-        figure.update_yaxes(title_text="running" if column == 1 else "", type=kind, nticks=6, row=1, col=column)
-    figure.update_layout(height=340, margin=_margin(), showlegend=False)
-    return figure
+        ends = [float(finite.min()), float(finite.max())] if len(finite) else [0.0, 1.0]
+        where: dict[str, Any] = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+        told = "channel %{customdata}<br>batches %{x:.3g}<br>running %{y:.3g}<extra></extra>"
+        data.append(line(ends, ends, "", GREY, "dot", hoverinfo="skip", showlegend=False, **where))
+        data.append(dots(*both, customdata=drawn, hovertemplate=told, **where))
+        kind, domain = axis_type(log, both), [0, 0.44] if number == 1 else [0.56, 1]
+        axes[f"xaxis{number}"] = axis(f"{name} of batches", type=kind, nticks=5, domain=domain, anchor=f"y{number}")
+        axes[f"yaxis{number}"] = axis("running" if number == 1 else "", type=kind, nticks=6, anchor=f"x{number}")
+    return figure(data, 320, **axes)
 
 
-def depth_profile(course: Course, layers: Sequence[InspectedLayer]) -> Any:
+def depth_profile(course: Course, layers: Sequence[InspectedLayer]) -> Figure:
     """The variance that layers divide by, from the first to the last: at the begin and at the end, and the true one."""
-    names = course.records.layers
-    figure = require("plotly.graph_objects").Figure()
-    kinds = [("running_variance", "running", _BLUE)]
-    kinds += [("batch_variance", "batch (probe)", _ORANGE)] if course.has("batch_variance") else []
-    moments = [(0, "dot", "circle-open"), (-1, "solid", "circle")][-min(2, len(course.steps)) :]
+    names, places = course.records.layers, np.arange(len(course.records.layers))
+    kinds = [("running_variance", "running", BLUE)]
+    kinds += [("batch_variance", "batch (probe)", ORANGE)] if course.has("batch_variance") else []
+    hover: dict[str, Any] = {"hovertemplate": "%{x}: %{y:.3g}"}
+    data = []
     for quantity, title, colour in kinds:
-        medians = np.stack([course.summary(name, quantity)[:, SUMMARY.index("median")] for name in names])
-        for moment, dash, symbol in moments:
-            figure.add_scatter(
-                x=np.arange(len(names)),
-                y=_positive(medians[:, moment]),
-                name=f"{title}, {_moment(course, moment)}",
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                marker={"symbol": symbol},
-            )
+        medians = np.stack([course.summary(name, quantity)[:, _MEDIAN] for name in names])
+        for moment, dash, symbol in ((0, "dot", "circle-open"), (-1, "solid", "circle"))[-len(course.steps) :]:
+            with_dots: dict[str, Any] = {"mode": "lines+markers", "marker": {"symbol": symbol}, **hover}
+            name = f"{title}, {_moment(course, moment)}"
+            data.append(line(places, _positive(medians[:, moment]), name, colour, dash, **with_dots))
     true = {layer.name: np.median(layer.true.variance) for layer in layers if layer.true is not None}
     if true:
-        figure.add_scatter(
-            x=np.arange(len(names)),
-            y=_positive(np.array([true.get(name, np.nan) for name in names])),
-            name="of batches (diagnosis)",
-            mode="markers",
-            marker={"symbol": "x", "color": _GREY, "size": 8},
-        )
-    figure.update_traces(hovertemplate="%{x}: %{y:.3g}")
-    figure.update_xaxes(**_layer_axis(names), tickangle=-60)
-    figure.update_yaxes(title_text="median variance", type="log")
-    figure.update_layout(height=420, margin=_margin(), legend=_legend(), showlegend=True)
-    return figure
+        values = _positive(np.array([true.get(name, np.nan) for name in names]))
+        data.append(dots(places, values, "x", GREY, 8, name="of batches (diagnosis)", **hover) | {"showlegend": True})
+    sideways = {**layer_axis(names), "tickangle": -60}
+    upwards = axis("median variance", type="log")
+    return figure(data, 440, top=80, xaxis=sideways, yaxis=upwards, showlegend=True)
 
 
-def _add_bands(
-    figure: Any, steps: np.ndarray, summary: np.ndarray, colour: str, kind: str, row: int = 1, whole: bool = True
-) -> None:
+def _bands(steps: np.ndarray, summary: np.ndarray, colour: str, kind: str, whole: bool = True) -> list[Trace]:
     """From the smallest to the largest channel (if `whole`), the middle half, and the median; summary: [T, 6]."""
     fine = np.isfinite(summary[:, :5]).all(axis=1)
     there, found = steps[fine], summary[fine]
-    where = {"row": row, "col": 1} if not whole else {}
-    again = row > 1  # one legend for all rows
-    around = np.concatenate([there, there[::-1]])
-    bands = [("all channels", 0, 4, _PALE)] * whole + [("middle half", 1, 3, _MIDDLE)]
-    for name, low, high, colours in bands:
-        figure.add_scatter(
-            x=around,
-            y=np.concatenate([found[:, low], found[::-1, high]]),
-            fill="toself",
-            fillcolor=colours[colour],
-            line={"width": 0},
-            mode="lines",
-            name=f"{kind}{name}",
-            legendgroup=f"{kind}{name}",
-            showlegend=not again,
-            hoverinfo="skip",
-            **where,
-        )
-    figure.add_scatter(
-        x=there,
-        y=found[:, SUMMARY.index("median")],
-        line={"color": colour, "width": 2.5, "dash": "solid" if colour == _BLUE else "dash"},
-        mode="lines+markers" if len(there) < 12 else "lines",
-        name=f"{kind}median",
-        legendgroup=f"{kind}median",
-        showlegend=not again,
-        hovertemplate="step %{x}: %{y:.4g}",
-        **where,
-    )
+    low, first, median, third, high = found[:, :5].T
+    everything = [band(there, low, high, f"{kind}all channels", colour, 0.15)] if whole else []
+    half = band(there, first, third, f"{kind}middle half", colour, 0.3)
+    mode = "lines+markers" if len(there) < _BOXES else "lines"
+    dash = "dash" if colour == ORANGE else "solid"
+    drawn: dict[str, Any] = {"mode": mode, "hovertemplate": "step %{x}: %{y:.4g}"}
+    return [*everything, half, line(there, median, f"{kind}median", colour, dash, 2.5, **drawn)]
 
 
-def _mark_what_is_not_finite(figure: Any, steps: np.ndarray, summary: np.ndarray) -> None:
-    wrong = steps[~np.isfinite(summary[:, :5]).all(axis=1)]
-    for step in wrong.tolist():
-        figure.add_vline(x=step, line={"dash": "dot", "color": _ORANGE})
-    if len(wrong):
-        figure.add_annotation(
-            x=wrong[0], y=1, yref="paper", xanchor="left", yanchor="top", showarrow=False, text="not finite"
-        )
+def _what_is_not_finite(steps: np.ndarray, summary: np.ndarray) -> tuple[list[Trace], list[Trace]]:
+    """Lines where some channel is not, and the words for them; both empty where there are none."""
+    wrong = steps[~np.isfinite(summary[:, :5]).all(axis=1)].tolist()
+    upright = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "line": {"color": ORANGE, "dash": "dot"}}
+    words = {"text": "not finite", "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top", "showarrow": False}
+    return [{**upright, "x0": step, "x1": step} for step in wrong], [{**words, "x": step} for step in wrong[:1]]
 
 
-def _box_plots(course: Course, layer: str, quantity: Quantity) -> Any:
+def _histograms(course: Course, values: np.ndarray, quantity: Quantity) -> Figure:
+    """values: [T, C]. The first and the last moment are shown, those between when they are asked for."""
+    chosen = spread(len(values), len(_HISTOGRAMS) + 1)
+    finite = [values[moment][np.isfinite(values[moment])] for moment in chosen]
+    every = np.concatenate(finite)
+    edges = np.histogram_bin_edges(every, min(_BINS, max(8, values.shape[1] // 2))) if len(every) else np.arange(2.0)
+    data = []
+    for place, (moment, each) in enumerate(zip(chosen.tolist(), finite, strict=True)):
+        last = place == len(chosen) - 1
+        colour, dash = (BLUE, "solid") if last else _HISTOGRAMS[place]
+        more: dict[str, Any] = {"fill": "tozeroy"} if last else {}
+        seen = True if last or place == 0 else "legendonly"
+        counts = np.repeat(np.histogram(each, edges)[0], 2)
+        told: dict[str, Any] = {"visible": seen, "hovertemplate": "%{x:.3g}: %{y} channels"}
+        data.append(line(np.repeat(edges, 2)[1:-1], counts, _moment(course, moment), colour, dash, **told, **more))
+    upwards = axis("channels", rangemode="tozero")
+    return figure(data, 320, xaxis=axis(quantity.title), yaxis=upwards, showlegend=True)
+
+
+def _box_plots(course: Course, layer: str, quantity: Quantity) -> Figure:
     summary = course.summary(layer, quantity.name)
     fine = np.flatnonzero(np.isfinite(summary[:, :5]).all(axis=1))
-    shown = fine[np.unique(np.linspace(0, len(fine) - 1, min(12, len(fine))).round().astype(int))] if len(fine) else fine
-    found = summary[shown]
-    figure = require("plotly.graph_objects").Figure()
-    figure.add_box(
-        x=[_moment(course, moment) for moment in shown],
-        lowerfence=found[:, 0],
-        q1=found[:, 1],
-        median=found[:, 2],
-        q3=found[:, 3],
-        upperfence=found[:, 4],
-        line={"color": _BLUE},
-        showlegend=False,
-    )
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(title_text=quantity.title, type=_axis_type(quantity.log, found[:, :5]))
-    figure.update_layout(height=320, margin=_margin())
-    return figure
+    shown = fine[spread(len(fine), _BOXES)] if len(fine) else fine
+    quartiles = dict(zip(("lowerfence", "q1", "median", "q3", "upperfence"), summary[shown, :5].T, strict=True))
+    moments = [_moment(course, moment) for moment in shown.tolist()]
+    boxes = {"type": "box", "x": moments, **quartiles, "line": {"color": BLUE}, "showlegend": False}
+    upwards = axis(quantity.title, type=axis_type(quantity.log, summary[shown, :5]))
+    return figure([boxes], 320, xaxis=axis(type="category"), yaxis=upwards)
 
 
 def _in_a_number(course: Course, layer: str, quantity: Quantity) -> np.ndarray:
     """[T], over the channels."""
     summary = course.summary(layer, quantity.name).astype(np.float64)
     if quantity.by == "median":
-        return summary[:, SUMMARY.index("median")]
+        return np.asarray(summary[:, _MEDIAN])
     return np.asarray(summary[:, SUMMARY.index("norm")] / np.sqrt(course.records.channels[layer]))
 
 
 def _colour_bar(quantity: Quantity, shown: np.ndarray) -> dict[str, Any]:
     """Above the map, so that a phone has its width for the map; a logarithmic one has numbers at its ticks."""
     bar: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "thickness": 10, "len": 1, "nticks": 6}
-    bar["title"] = {"text": f"{quantity.title}, {quantity.by} of the channels", "side": "top"}
     finite = shown[np.isfinite(shown)]
     if quantity.log and len(finite):
-        ticks = np.unique(np.linspace(finite.min(), finite.max(), 5))
+        ticks = np.unique(np.linspace(finite.min(), finite.max(), 5)).tolist()
         bar |= {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
     return bar
-
-
-def _layer_axis(names: Sequence[str]) -> dict[str, Any]:
-    """Names at the ticks; all of them up to 50, so that they can be read."""
-    every = max(1, -(-len(names) // 50))
-    places = list(range(0, len(names), every))
-    return {"tickmode": "array", "tickvals": places, "ticktext": [on_axis(names[place]) for place in places]}
-
-
-def on_axis(name: str) -> str:
-    """A layer's name, its end if it is long, in which plotly finds no tags; a network that is one norm has none."""
-    shown = name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
-    return html.escape(shown, quote=False) or "batch norm"
 
 
 def _moment(course: Course, moment: int) -> str:
@@ -316,26 +230,5 @@ def _moment(course: Course, moment: int) -> str:
     return f"epoch {course.epochs[moment]}, step {course.steps[moment]}"
 
 
-def _axis_type(log: bool, values: np.ndarray) -> str:
-    """Logarithmic if it is wanted and all that is finite is above 0."""
-    finite = values[np.isfinite(values)]
-    return "log" if log and len(finite) and finite.min() > 0 else "linear"
-
-
 def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values, np.nan)
-
-
-def _cividis(place: int, count: int) -> str:
-    """One of `count` colours that differ in lightness, the last one blue."""
-    if place == count - 1:
-        return _BLUE
-    return ("#B08000", "#7D7C78", "#9A8F4E", "#575C6D")[place % 4]
-
-
-def _legend() -> dict[str, Any]:
-    return {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-
-
-def _margin(top: int = 50) -> dict[str, int]:
-    return {"l": 50, "r": 12, "t": top, "b": 45}

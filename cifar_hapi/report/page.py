@@ -62,4 +62,3 @@ def render(name: str, **values: Any) -> str:
 def template(name: str) -> str:
     """A file of the folder of templates as it is."""
     return (_FOLDER / name).read_text("utf-8")
-

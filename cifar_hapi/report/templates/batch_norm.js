@@ -10,6 +10,7 @@ async (section, figures, show) => {
 
   function draw() {
     const chosen = figures.layers[layer.value];
+    section.querySelector("[data-heading=map]").textContent = figures.by[quantity.value];
     const title = `${layer.selectedOptions[0].text}: ${quantity.selectedOptions[0].text}`;
     section.querySelector("[data-heading=course]").textContent = `${title}, in time`;
     return Promise.all([

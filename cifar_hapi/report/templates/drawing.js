@@ -2,7 +2,13 @@
 // Draws figures in the page's colours, which follow those of the system, and in dark on white where it is printed.
 const drawing = (() => {
   const PRINTED = 680; // pixels: the width of a sheet of A4 between its margins
+  const NAME = 22; // pixels that a name takes below a picture
   const drawn = new Map(); // the figure that each element shows
+
+  // A finger that moves over a picture scrolls the page, and zooms by buttons.
+  const finger = matchMedia("(pointer: coarse)").matches;
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  if (finger) config.modeBarButtons = [["zoomIn2d", "zoomOut2d", "resetScale2d"]];
 
   function template() {
     const style = getComputedStyle(document.documentElement);
@@ -16,21 +22,31 @@ const drawing = (() => {
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", xaxis: axis, yaxis: axis,
         hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line"), font: { color: colour("--text") } },
         modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: colour("--text") },
-        // A finger that moves over a picture scrolls the page.
-        dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+        dragmode: finger ? false : "zoom",
       },
     };
   }
 
+  // As many names below a picture as there is room for.
+  function thinned(axis, width) {
+    if (!axis || axis.tickmode !== "array") return axis;
+    const every = Math.ceil((axis.tickvals.length * NAME) / width);
+    const keep = (values) => values.filter((_, place) => place % every === 0);
+    return { ...axis, tickvals: keep(axis.tickvals), ticktext: keep(axis.ticktext) };
+  }
+
   function show(element, figure) {
     drawn.set(element, figure);
-    const width = document.documentElement.dataset.print === undefined ? undefined : PRINTED;
-    const layout = { ...structuredClone(figure.layout), template: template(), width, autosize: !width };
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+    const printed = document.documentElement.dataset.print !== undefined;
+    const layout = { ...structuredClone(figure.layout), template: template(), autosize: !printed };
+    if (printed) layout.width = PRINTED;
+    layout.xaxis = thinned(layout.xaxis, printed ? PRINTED : element.clientWidth);
     return Plotly.react(element, figure.data, layout, config);
   }
 
   const redraw = () => Promise.all([...drawn].map(([element, figure]) => show(element, figure)));
+  let width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("beforeprint", () => { document.documentElement.dataset.print = ""; redraw(); });
   addEventListener("afterprint", () => { delete document.documentElement.dataset.print; redraw(); });
