@@ -31,9 +31,9 @@ def layer(name, channels=8, away=None, **changes):
         return InspectedLayer(name, held)
     mean, factor = away
     true = held["running_mean"] - mean, held["running_variance"] / factor
-    inputs = Inputs(*(each.astype("float64") for each in (*true, true[1], true[0] - 3, true[0] + 3)), 100, 64)
+    inputs = Inputs(*(each.astype("float64") for each in (*true, true[1], true[1], true[0] - 3, true[0] + 3)), 100, 64)
     off, ratio, none = np.full(channels, mean), np.full(channels, np.log(factor)), np.zeros(channels)
-    return InspectedLayer(name, held, inputs, Distance(off, ratio, none))
+    return InspectedLayer(name, held, inputs, Distance(off, ratio, none, none))
 
 
 def records(channels, moments=5, summarised=False, probed=False, spoil=None):

@@ -101,7 +101,7 @@ def _shown(rule: str) -> str:
 def _link(finding: Finding, course: Course) -> dict[str, Any]:
     known = finding.layer is not None and finding.layer in course.layers
     place = course.layers.index(finding.layer) if known and finding.layer is not None else None
-    return {"place": finding.place, "evidence": finding.lines[0], "layer": place}
+    return {"place": finding.place, "evidence": finding.shown_evidence, "layer": place}
 
 
 def _notes(inspection: Inspection, course: Course) -> list[str]:

@@ -121,7 +121,10 @@ def test_findings_follow_the_table():
     lines = shown(examples.example())
     summary = next(place for place, line in enumerate(lines) if line.startswith("1 error, 1 warning: 3 batch norms"))
     assert summary > lines.index(table(lines)[0])
-    assert "error: lagging-statistics: stage0.2.norm, channels 1, 2" in lines[summary:]
+    assert lines[summary + 2 : summary + 4] == [
+        "error: lagging-statistics",
+        "    stage0.2.norm, channels 1, 2: off 0.5",
+    ]
     healthy = shown(examples.inspection([examples.layer("a", away=(0, 1))], findings=[]))
     assert healthy[-1] == "nothing found: 1 batch norms, 100 images, 21 rules" and "off" in table(healthy)[0]
     assert "off" not in table(shown(examples.inspection([examples.layer("a")])))[0]
