@@ -12,6 +12,7 @@ from small_training import small_fit
 from callbacks.bn_layout import SUMMARY
 from callbacks.paddle_model import norm_layers, weights
 from cifar_hapi import Run, diagnose, inspect_batch_norm, load
+from cifar_hapi.batch_norm.rules import RULES
 from cifar_hapi.cli import run_command
 from cifar_hapi.errors import DataError, RunError
 
