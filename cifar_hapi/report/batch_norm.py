@@ -33,7 +33,7 @@ def write_batch_norm_page(inspection: Inspection, path: Path) -> Path:
     if path.is_dir():
         raise RecipeError(f"{path}: is a folder; name a file for the page, and the run before --html")
     section = batch_norm_section(inspection)
-    page = render_page(f"Batch norm of {inspection.run.name}", [section])
+    page = render_page(f"Batch norm of {inspection.run.resolve().name}", [section])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, page)
     return path

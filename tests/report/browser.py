@@ -59,14 +59,18 @@ def until(driver, script, seconds=60):
 
 def opened(driver, page, width=1200, dark=False):
     """Show `page`, a file, in a window of that width, and wait until all is drawn; what the console says is lost."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    resized(driver, width)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     driver.get_log("browser")
     driver.get(page.resolve().as_uri())
     until(driver, "document.documentElement.dataset.drawn || !document.getElementById('failure').hidden")
     return driver
+
+
+def resized(driver, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def complaints(driver):

@@ -113,6 +113,25 @@ def test_the_page_never_scrolls_sideways(driver, page, width):
     assert len(widths) > 6 and max(widths) <= width
 
 
+def test_pictures_follow_the_width_of_the_window_and_keep_their_heights(driver, page):
+    sizes = (
+        "[...document.querySelectorAll('.picture')].map(each => [each, each.querySelector('.main-svg')]"
+        ".map(part => part.getBoundingClientRect())).map(([whole, drawn]) => [whole.height, drawn.height, drawn.width])"
+    )
+    browser.opened(driver, page)
+    choose(driver, "quantity", 1)
+    before = driver.execute_script(f"return {sizes}")
+    driver.execute_script("document.querySelector('main').style.maxWidth = '700px'")
+    everywhere = "Promise.all([...document.querySelectorAll('.picture')].map(Plotly.Plots.resize))"
+    driver.execute_async_script(f"{everywhere}.then(arguments[0])")  # as plotly does when the window changes
+    narrow = driver.execute_script(f"return {sizes}")
+    browser.resized(driver, 500)
+    browser.until(driver, f"{sizes}.every(([, , width]) => width < 500)", seconds=10)
+    for after in (narrow, driver.execute_script(f"return {sizes}")):
+        assert [row[:2] for row in after] == [row[:2] for row in before]
+        assert min(row[0] for row in after) > 200 and max(row[2] for row in after) < 700
+
+
 def test_dark_pages_have_light_words_in_their_pictures(driver, page):
     def brightness(selector, key):
         colour = driver.execute_script(f"return getComputedStyle(document.querySelector('{selector}')).{key}")

@@ -37,6 +37,7 @@ const drawing = (() => {
 
   function show(element, figure) {
     drawn.set(element, figure);
+    element.style.height = `${figure.layout.height}px`; // which plotly takes when the window changes
     const printed = document.documentElement.dataset.print !== undefined;
     const layout = { ...structuredClone(figure.layout), template: template(), autosize: !printed };
     if (printed) layout.width = PRINTED;
