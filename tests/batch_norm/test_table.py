@@ -73,6 +73,15 @@ def test_a_box_plot_has_the_quartiles_on_the_axis_of_all_layers(values, box):
     assert lines[0][head.index("shift") :] == box
 
 
+def test_variances_are_on_a_logarithmic_axis_with_0_and_below_at_its_left_end():
+    variances = np.array([-1, 1, 10, 100, 1000], "float32")
+    rows = [examples.layer("a", 5, running_variance=variances)]
+    lines = shown(examples.inspection(rows), 5 + 4 * 6)
+    head, (line,) = table(lines)
+    assert line[head.index("var") :].split()[0] == "━┿━━─"
+    assert "1 to 1e+03 (logarithmic)" in " ".join(line.strip() for line in lines)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "cell"),
     [

@@ -86,6 +86,8 @@ def test_a_map_of_variances_is_logarithmic_and_crosses_what_has_no_logarithm():
     with np.errstate(all="ignore"):
         np.testing.assert_allclose(10 ** cells["z"], np.where(medians > 0, medians, np.nan), rtol=1e-5)
     assert set(crosses["x"].tolist()) == {10, 20, 30} and set(crosses["y"].tolist()) == {0}
+    ticks = [float(text) for text in cells["colorbar"]["ticktext"]]
+    assert ticks[0] == pytest.approx(medians[medians > 0].min(), rel=0.06)
     assert cells["text"][0][0] == f"{medians[0, 0]:.3g}"
 
 
