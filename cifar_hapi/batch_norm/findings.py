@@ -17,6 +17,7 @@ Severity = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")  # in ascending order
 _STYLES = {"note": "cyan", "warning": "yellow", "error": "bold red"}
 _SHOWN = 8  # channels that are listed one by one
+_LISTED = 3  # layers with the very same evidence that are
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,16 @@ class Diagnosis(Sequence[Finding]):
 
 
 def _lines(same: Sequence[Finding]) -> list[str]:
-    """Where and by what each shows, and then once what they mean and what to do."""
-    return [*(f"{each.place}: {each.shown_evidence}" for each in same), *same[0].advice]
+    """Where and by what each shows, many of the same evidence in one line; then what they mean and what to do."""
+    places: dict[str, list[str]] = {}
+    for each in same:
+        places.setdefault(each.shown_evidence, []).append(each.place)
+    shown = []
+    for evidence, where in places.items():
+        if len(where) > _LISTED:
+            where = [f"{where[0]} and {len(where) - 1} other layers"]
+        shown += [f"{place}: {evidence}" for place in where]
+    return [*shown, *same[0].advice]
 
 
 def _finite(value: float | int | str) -> float | int | str | None:

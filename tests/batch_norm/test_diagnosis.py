@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from small_training import small_fit
 
 from callbacks.paddle_model import batch_statistics_in_evaluation, channel_axis, weight_decay
 from cifar_hapi import Model, RunError, accelerate, diagnose
+from cifar_hapi.batch_norm.findings import Diagnosis, Finding
 from cifar_hapi.batch_norm.observation import Training, distance
 from cifar_hapi.batch_norm.observer import observe, read_batches
 from cifar_hapi.batch_norm.processes import tensors_of
@@ -726,3 +728,14 @@ def test_the_document_shows_the_rules_as_they_are_and_its_code_runs():
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(block, "batch-norm-diagnosis.md", "exec"), names)
     assert {each.rule for each in names["found"].at_least("warning")} >= {"never-trained", "tiny-batch"}
+
+
+def test_many_layers_with_the_same_evidence_are_one_line():
+    first = Finding("decay", "note", "layer0", (), {"of": 0.1}, "It decays.", "Stop it.", "")
+    same = [dataclasses.replace(first, layer=f"layer{place}") for place in range(5)]
+    other = dataclasses.replace(same[0], layer="last", evidence={"of": 0.2})
+
+    lines = str(Diagnosis((*same, other), 6, 100, 22)).splitlines()
+
+    assert lines[2:5] == ["note: decay", "    layer0 and 4 other layers: of 0.1", "    last: of 0.2"]
+    assert "    layer1: of 0.1" in str(Diagnosis(tuple(same[:3]), 6, 100, 22)).splitlines()
