@@ -98,7 +98,7 @@ def distributions(course: Course, layer: str, quantity: Quantity) -> Figure:
 
 def running_and_batch(course: Course, layer: str) -> Figure:
     """What a layer normalises by in evaluation, and what its batch, the probe, has, over time."""
-    data: list[Figure] = []
+    data: list[Trace] = []
     axes: dict[str, Any] = {}
     for number, (name, log) in enumerate((("mean", False), ("variance", True)), start=1):
         running, batch = (course.summary(layer, f"{kind}_{name}") for kind in ("running", "batch"))
