@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import sys
 
 import bn_examples as examples
+import browser
 import numpy as np
 import pytest
 
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.report.page import Section, render_page
 
-browser = importlib.import_module("report.browser")
 HOSTILE = "<img src=x onerror=window.hurt=1></script><script>window.hurt=1</script>{{7*7}}%{x}"
 
 
@@ -223,7 +223,7 @@ def test_sections_stand_beside_each_other(driver, tmp_path):
 
 
 def test_without_plotly_it_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(ImportError, match=r"HTML pages need plotly: pip install 'cifar-hapi\[report\]'"):
         examples.example().write_html(tmp_path / "bn.html")
     assert list(tmp_path.iterdir()) == []
