@@ -166,7 +166,7 @@ def test_debug_shows_the_traceback(command):
 
 
 def test_a_diverging_training_is_exit_code_1(command, small_cifar):
-    wild = ("--set", "optimizer.lr=1e30", "--set", "schedule.name=constant", "--epochs", 1, "--run-dir", "wild")
+    wild = ("--set", "optimizer.lr=3e38", "--set", "schedule.name=constant", "--epochs", 1, "--run-dir", "wild")
     code, _, err = command(
         "train", "--data", "cifar10", "--data-dir", small_cifar, *TINY_ARGUMENTS, *wild, "--batch-size", 100
     )

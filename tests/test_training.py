@@ -275,7 +275,7 @@ def test_ctrl_c_leaves_a_readable_run_marked_interrupted(small_cifar, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_last_loss(small_cifar, tmp_path):
     with pytest.raises(NonFiniteLoss, match=r"at step \d+, learning rate .*, last finite loss"):
-        small_fit(small_cifar, tmp_path / "run", **{"optimizer.lr": 1e30, "schedule.name": "constant"})
+        small_fit(small_cifar, tmp_path / "run", **{"optimizer.lr": 3e38, "schedule.name": "constant"})
     run = Run(tmp_path / "run")
     assert run.status == "failed" and run.manifest["error"].startswith("NonFiniteLoss: the loss is")
 
