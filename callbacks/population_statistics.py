@@ -76,8 +76,9 @@ def pooled(
     """
     share = np.asarray(sizes, np.float64) / np.sum(sizes)
     each_mean, each_variance = np.stack(means), np.stack(variances)
-    mean = share @ each_mean
-    variance = share @ (each_variance + (each_mean - mean) ** 2)
+    with np.errstate(all="ignore"):  # of what is no number comes no number, and that is looked for elsewhere
+        mean = share @ each_mean
+        variance = share @ (each_variance + (each_mean - mean) ** 2)
     return mean.astype(each_mean.dtype), variance.astype(each_variance.dtype)
 
 

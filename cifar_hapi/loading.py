@@ -100,7 +100,7 @@ def _checkpoint_name(run: Run, weights: Weights) -> str:
     except CheckpointError as error:
         raise RunError(f"run {run.path}: {error}") from None
     if name is None:
-        raise RunError(f"run {run.path}: has no {weights} weights (its status is {run.status})")
+        raise RunError(f"run {run.path}: has no {weights} weights (its status is {run.status}); name another run")
     return name
 
 

@@ -292,6 +292,12 @@ class Recipe:
                 "must rise",
             ),
             (
+                "network.norm",
+                self.network.norm,
+                self.bn_stats is None or self.network.norm != "none",
+                "leaves bn_stats nothing to record; unset one of them",
+            ),
+            (
                 "optimizer.nesterov",
                 True,
                 not self.optimizer.nesterov or self.optimizer.name == "momentum",

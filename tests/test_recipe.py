@@ -72,6 +72,10 @@ def test_a_recipe_cannot_be_changed():
         ({"schedule.milestones": [3, "x"]}, "schedule.milestones.1 = 'x': input should be a valid number"),
         ({"schedule.milestones": [3, 2]}, "schedule.milestones = [3.0, 2.0]: must rise"),
         ({"schedule.warmup_epochs": 10, "epochs": 10}, "schedule.warmup_epochs = 10.0: must be below epochs = 10"),
+        (
+            {"network.norm": "none", "bn_stats.every_epochs": 1},
+            "network.norm = none: leaves bn_stats nothing to record",
+        ),
         ({"optimizer.name": "adam", "optimizer.nesterov": True}, "optimizer.nesterov = True: needs optimizer.name"),
         ({"checkpoint.monitor": "eval_accuracy"}, "checkpoint.monitor = 'eval_accuracy': input should be 'eval_acc'"),
         ({"name": "../../escape"}, "name = '../../escape'"),

@@ -97,7 +97,8 @@ def recalibrate(
     an error all is as before.
 
     Raises RecipeError for a network without batch norm, or where all of it is frozen, and for numbers that cannot be;
-    DataError for an array that is empty or of integers; ValueError for no batches, or one of a single value a channel.
+    DataError for an array that is empty or of integers, and for statistics that are not finite; ValueError for no
+    batches, or one of a single value a channel.
     """
     network = network_of(model)
     model = model if isinstance(model, paddle.Model) else paddle.Model(network)
@@ -108,6 +109,7 @@ def recalibrate(
     labelled = _labelled(evaluation, batch_size)
     accuracy_before = _accuracy(network, labelled)
     found = population_statistics(model, data, moving)
+    _check_finite(found.statistics)
     write(model, found.statistics)
     changes = tuple(
         _change(name, layers.epsilon(norm), before, found.statistics)
@@ -155,6 +157,16 @@ def _cut(images: Any, batch_size: int, seed: int) -> Iterator[list[np.ndarray]]:
     order = np.random.default_rng(seed).permutation(len(array))
     places = np.array_split(order, math.ceil(len(array) / batch_size))  # none of them far smaller than the others
     return ([array[place].astype(np.float32)] for place in places)
+
+
+def _check_finite(statistics: Tensors) -> None:
+    for name, values in statistics.items():
+        if not np.isfinite(values).all():
+            wrong = int((~np.isfinite(values)).sum())
+            raise DataError(
+                f"recalibrate: {name} would be no number in {wrong} of {values.size} channels: images, or weights, "
+                "hold NaN or infinity; all is left as it was"
+            )
 
 
 def _labelled(evaluation: Any, batch_size: int) -> Any:

@@ -13,8 +13,8 @@ _FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD = 64, 96, 128
 _DIRECT, _RELU_BY_RESULT, _ADD = 1, 0x100, 0x1FFF0
 Activation = Literal["relu", "gelu", "gelu, by tanh", "silu"]
 _ACTIVATIONS = {"relu": (0x20, 0), "gelu": (0x31, 0), "gelu, by tanh": (0x2B, 0), "silu": (0x2C, 1)}  # and their alpha
-# Threads of these meet at a barrier in the scratchpad: on Zen 3, with oneDNN 3.6.2 and two threads, they sometimes never
-# left it, and where they did, sums differed from Paddle's by 2 %.
+# Threads of these meet at a barrier in the scratchpad: on Zen 3, with oneDNN 3.6.2 and two threads, some never left it,
+# and where they did, sums were off by 2 %.
 _UNSOUND_BACKWARD_WEIGHTS = ("jit_1x1:avx2",)
 _POOLS = {"max": 0x1FF, "average with padding": 0x2FF, "average": 0x3FF}
 _GLOBAL_STATS, _SCALE, _SHIFT, _FUSE_RELU = 1, 2, 4, 8

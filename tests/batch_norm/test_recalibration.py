@@ -215,3 +215,17 @@ def test_after_an_error_in_the_middle_all_is_as_before():
     with pytest.raises(ConnectionError):
         recalibrate(network, failing())
     assert changed(network, before) == set() and network.training and network[1]._momentum == 0.9
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_images_that_are_no_numbers_are_refused_and_nothing_changes(bad):
+    network = nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4))
+    images = np.ones((8, 3, 6, 6), "float32")
+    images[3, 0, 0, 0] = bad
+    before = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+
+    with pytest.raises(DataError, match="hold NaN or infinity"):
+        recalibrate(network, images, batch_size=4)
+
+    for name, tensor in network.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), before[name])
