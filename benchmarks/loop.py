@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ import numpy as np
 
 from benchmarks.tables import machine_line, markdown_table, report
 from benchmarks.timing import Spread, timed
-from benchmarks.worker import ROOT, Unavailable, clean_environment, warn_if_busy
+from benchmarks.worker import Unavailable, clean_environment, run_child, warn_if_busy
 from cifar_hapi.data.archives import find_cifar
 from cifar_hapi.runtime import data_folders
 
@@ -83,18 +82,8 @@ def measure_in_child(what: str) -> dict[str, Any]:
         result = Path(folder) / "result.json"
         # FORCE_COLOR: rich takes its output for a terminal, so that the bar is drawn and its cost is in.
         environment = clean_environment() | {"RESULT": str(result), "FORCE_COLOR": "1", "BEGIN": str(time.time())}
-        run([sys.executable, "-m", "benchmarks.loop", *sys.argv[1:], "--measure", what], environment)
+        run_child([sys.executable, "-m", "benchmarks.loop", *sys.argv[1:], "--measure", what], environment)
         return json.loads(result.read_text(encoding="utf-8"))
-
-
-def run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Run a command in silence; raises RuntimeError with what it said last if it fails."""
-    print(" ".join(command[1:]), file=sys.stderr, flush=True)
-    done = subprocess.run(
-        command, env=environment or clean_environment(), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stderr[-4000:]}")
 
 
 def measure_starts(rounds: int) -> dict[str, float]:
@@ -107,7 +96,7 @@ def measure_starts(rounds: int) -> dict[str, float]:
     samples: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, command in commands.items():
-            samples.setdefault(name, []).append(timed(lambda command=command: run([sys.executable, *command])))
+            samples.setdefault(name, []).append(timed(lambda command=command: run_child([sys.executable, *command])))
         for name, seconds in measure_in_child("first_step").items():
             samples.setdefault(name, []).append(seconds)
     return {name: statistics.median(seconds) for name, seconds in samples.items()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from benchmarks.contenders import TORCH_PYTHON
 from benchmarks.tables import machine_line, markdown_table, report
 from benchmarks.timing import timed
-from benchmarks.worker import ROOT, clean_environment, warn_if_busy
+from benchmarks.worker import run_child, warn_if_busy
 from cifar_hapi.data.archives import find_cifar, read_cifar
 from cifar_hapi.runtime import data_folders, usable_cores, versions
 
@@ -76,15 +75,6 @@ def train_with_torch(python: Path, images: Path, seed: int, precision: str) -> R
     options = ["--threads", str(usable_cores()), "--precision", precision]
     seconds = timed(lambda: printed.append(run_child([*command, *options])))
     return {"seed": seed, "precision": precision, **json.loads(printed[0]), "seconds": seconds}
-
-
-def run_child(command: list[str]) -> str:
-    """What a command printed; raises RuntimeError with the end of its messages if it fails."""
-    print(" ".join(command[1:]), file=sys.stderr, flush=True)
-    done = subprocess.run(command, env=clean_environment(), cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stderr[-4000:]}")
-    return done.stdout
 
 
 def show(found: dict[str, list[Result]], recipe: str) -> str:

@@ -138,6 +138,20 @@ def round_robin(workers: Mapping[str, Worker], rounds: int, seconds: float, at_l
     return samples
 
 
+def run_child(command: list[str], environment: Mapping[str, str] | None = None) -> str:
+    """What a command printed, in a clean environment unless one is given.
+
+    Raises RuntimeError with the end of its messages if it fails.
+    """
+    print(" ".join(command[1:]), file=sys.stderr, flush=True)
+    done = subprocess.run(
+        command, env=environment or clean_environment(), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stderr[-4000:]}")
+    return done.stdout
+
+
 def warn_if_busy() -> None:
     """Say so on standard error when other programs take part of the machine: speeds beside them mean little."""
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
