@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from callbacks import random_state
-from callbacks.paddle_model import all_axes_but_channels, as_tensors, inputs_and_labels, norm_tensors
+from callbacks.paddle_model import all_axes_but_channels, as_tensors, inputs_and_labels, modes_kept, norm_tensors
 
 
 def probe(model: Any, norms: dict[str, nn.Layer], batch: Any) -> dict[str, paddle.Tensor]:
@@ -55,21 +55,13 @@ def _together(calls: list[_Call]) -> paddle.Tensor:
 @contextlib.contextmanager
 def _undisturbed(network: nn.Layer, norms: list[nn.Layer]) -> Iterator[None]:
     """Inside, the network is in evaluation mode and learns nothing; after it, it is as before."""
-    layers = network.sublayers(include_self=True)
-    modes = [(layer, layer.training) for layer in layers]
     # Layers made with use_global_stats=False move their running statistics in evaluation mode, too.
     statistics = [tensor for norm in norms for name, tensor in norm_tensors(norm).items() if name.startswith("running")]
     kept = [(tensor, tensor.clone()) for tensor in (*statistics, *network.buffers())]
-    drawn, drawn_by_paddle = random_state.capture(), paddle.get_rng_state()
-    try:
-        network.eval()
-        with paddle.no_grad():
+    with random_state.undrawn(), modes_kept(network), paddle.no_grad():
+        try:
+            network.eval()
             yield
-    finally:
-        for layer, training in modes:
-            layer.training = training
-        with paddle.no_grad():
+        finally:
             for tensor, before in kept:
                 paddle.assign(before, tensor)  # in place; set_value() goes by the host in 2.6
-        random_state.restore(drawn)
-        paddle.set_rng_state(drawn_by_paddle)

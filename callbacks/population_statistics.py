@@ -39,9 +39,8 @@ def population_statistics(model: Any, batches: Iterable[Any], norms: dict[str, n
     found: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {name: [] for name in norms}
     before = _read(model, names)
     sizes = []
-    drawn = random_state.capture(), paddle.get_rng_state()  # a loader that shuffles draws, and training must not notice
     try:
-        with batch_statistics(model, norms.values()), paddle.no_grad():
+        with random_state.undrawn(), batch_statistics(model, norms.values()), paddle.no_grad():
             for batch in batches:
                 parts = as_tensors(inputs_and_labels(model, batch)[0])
                 sizes.append(int(parts[0].shape[0]))
@@ -54,8 +53,6 @@ def population_statistics(model: Any, batches: Iterable[Any], norms: dict[str, n
                         found[norm].append((sizes[-1], now[mean], now[variance]))
     finally:
         write(model, before)
-        random_state.restore(drawn[0])
-        paddle.set_rng_state(drawn[1])
     if not sizes:
         raise ValueError("batches has none (left; can it be gone through more than once?)")
     statistics: Tensors = {}

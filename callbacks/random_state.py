@@ -6,6 +6,8 @@ Paddle's own generator can't be saved without pickle (3.3) or at all (2.6), so i
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,17 @@ def restore(state: dict[str, Any]) -> None:
         np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))
     except (TypeError, LookupError, OverflowError, ValueError) as error:
         raise ValueError(f"state of random numbers: {error}") from None
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """What is drawn inside, by a loader that shuffles or a layer, Paddle's included, is drawn again after it."""
+    drawn, drawn_by_paddle = capture(), paddle.get_rng_state()
+    try:
+        yield
+    finally:
+        restore(drawn)
+        paddle.set_rng_state(drawn_by_paddle)
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -49,12 +48,8 @@ _OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThrou
 
 def until(driver, script, seconds=60):
     """What `script` gives as soon as it is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := driver.execute_script(f"return {script}"):
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {script}")
+    wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(driver, seconds, poll_frequency=0.05)
+    return wait.until(lambda driver: driver.execute_script(f"return {script}"), f"not within {seconds} s: {script}")
 
 
 def opened(driver, page, width=1200, dark=False):

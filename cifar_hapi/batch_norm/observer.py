@@ -16,17 +16,20 @@ from paddle import nn
 from callbacks import random_state
 from callbacks.paddle_model import (
     Tensors,
+    all_axes_but_channels,
     as_tensors,
     batch_statistics,
     batch_statistics_in_evaluation,
     channel_axis,
     inputs_and_labels,
     keeps_statistics,
+    modes_kept,
     norm_layers,
     optimizer,
     weight_decay,
     weights,
 )
+from callbacks.population_statistics import tensor_name
 from cifar_hapi.batch_norm.observation import Inputs, NormLayer, Observation, Outcome, Shifted, Training
 from cifar_hapi.engine.layers import epsilon, momentum
 
@@ -81,7 +84,7 @@ def read_batches(model: Any, data: Any, images: int, batch_size: int, what: str 
     ValueError, naming `what`, for data that is empty, not normalised, or not one image and at most one label.
     """
     taken, labels, count = [], [], 0
-    with _no_random_numbers_used():
+    with random_state.undrawn():
         for batch in _as_batches(data, batch_size):
             inputs, targets = inputs_and_labels(model, batch)
             if len(inputs) != 1 or len(targets) > 1:
@@ -148,11 +151,9 @@ def _outcome(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     return losses, logits.argmax(axis=1) == labels
 
 
-@contextlib.contextmanager
-def _by_batch(model: Any, norms: Mapping[str, nn.Layer]) -> Iterator[None]:
+def _by_batch(model: Any, norms: Mapping[str, nn.Layer]) -> contextlib.AbstractContextManager[None]:
     """Within it the layers that would in training normalise by the batch."""
-    with batch_statistics(model, [norm for norm in norms.values() if keeps_statistics(norm)]):
-        yield
+    return batch_statistics(model, [norm for norm in norms.values() if keeps_statistics(norm)])
 
 
 def _shifted(model: Any, norms: Mapping[str, nn.Layer], batches: Batches) -> Shifted:
@@ -170,7 +171,7 @@ def _shifted(model: Any, norms: Mapping[str, nn.Layer], batches: Batches) -> Shi
 def _layer(
     name: str, norm: nn.Layer, model: Any, tensors: Tensors, training: bool, deployed: _Pass, trained: _Pass
 ) -> NormLayer:
-    own = {key: tensors[f"{name}.{key}" if name else key] for key in norm.state_dict()}
+    own = {key: tensors[tensor_name(name, key)] for key in norm.state_dict()}
     channels, used = len(own["_mean"]), optimizer(model)
     return NormLayer(
         name=name,
@@ -198,28 +199,14 @@ def _learns(parameter: Any) -> bool | None:
 @contextlib.contextmanager
 def _undisturbed(network: nn.Layer, norms: Mapping[str, nn.Layer]) -> Iterator[None]:
     """Put modes, running statistics and all random states back at the end."""
-    modes = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
     held = [(tensor, tensor.numpy().copy()) for norm in norms.values() for tensor in _statistics(norm)]
     try:
-        with _no_random_numbers_used(), warnings.catch_warnings():
+        with random_state.undrawn(), modes_kept(network), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="When training, we now always track")  # Paddle, of every layer
             yield
     finally:
         for tensor, value in held:
             tensor.set_value(value)
-        for layer, training in modes:
-            layer.training = training
-
-
-@contextlib.contextmanager
-def _no_random_numbers_used() -> Iterator[None]:
-    """What is drawn inside, by a loader that shuffles or a layer, is drawn again by whoever comes after."""
-    drawn, of_paddle = random_state.capture(), paddle.get_rng_state()
-    try:
-        yield
-    finally:
-        random_state.restore(drawn)
-        paddle.set_rng_state(of_paddle)
 
 
 def _statistics(norm: nn.Layer) -> tuple[Any, Any]:
@@ -297,7 +284,6 @@ class _Watch:
         name, output = self._latest
         if inputs[0] is not output:  # something lies between, such as a residual sum
             return
-        axis = channel_axis(self._norms[name], output.ndim) % output.ndim
-        others = [each for each in range(output.ndim) if each != axis]
-        stopped = (output <= 0).astype("float32").mean(others)  # so that NaN passes, as it does
+        axes = all_axes_but_channels(self._norms[name], output.ndim)
+        stopped = (output <= 0).astype("float32").mean(axes)  # so that NaN passes, as it does
         self._passed.setdefault(name, []).append(1 - stopped.numpy())
