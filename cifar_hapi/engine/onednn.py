@@ -288,10 +288,14 @@ def set_threads(count: int) -> None:
 
     Paddle's wheel brings Intel's OpenMP, which also answers to the GNU names that its oneDNN was linked to.
     """
-    path = Path(str(library_path())).with_name("libiomp5.so")
-    runtimes = [library(), *([ctypes.CDLL(str(path))] if path.is_file() else [])]
-    for runtime in runtimes:
+    for runtime in _openmp_runtimes():
         runtime.omp_set_num_threads(count)
+
+
+@functools.cache
+def _openmp_runtimes() -> tuple[Any, ...]:
+    path = Path(str(library_path())).with_name("libiomp5.so")
+    return (library(), ctypes.CDLL(str(path))) if path.is_file() else (library(),)
 
 
 _Dims = c_int64 * 12

@@ -125,3 +125,34 @@ def test_hooks_are_seen():
     hook.remove()
     layer.register_forward_post_hook(lambda *arguments: None)
     assert layers.has_hooks(layer) and paddle.__version__
+
+
+def strided_backward_weights(incoming, outgoing=8):
+    src, dst = Desc((4, incoming, 16, 16), "float32", "nhwc"), Desc((4, outgoing, 8, 8), "float32", "nhwc")
+    weights = Desc((outgoing, incoming, 1, 1), "float32", "any")
+    convolution = Convolution(src, weights, None, dst, Geometry((1, 1), (2, 2)))
+    return convolution.backward_weights(convolution.forward())
+
+
+@pytest.mark.parametrize("incoming", [1, 4, 7, 8, 15])
+def test_the_kernel_that_writes_past_its_workspace_is_refused(incoming):
+    try:
+        assert not strided_backward_weights(incoming).implementation.startswith("jit_1x1")
+    except onednn.Unimplemented as refused:
+        assert "writes past its workspace" in str(refused)
+
+
+@pytest.mark.parametrize("incoming", [16, 24, 40])
+def test_gradients_of_the_weights_of_strided_projections_are_right_where_there_is_a_kernel(incoming):
+    rng = np.random.default_rng(0)
+    x, g = rng.normal(size=(4, incoming, 16, 16)).astype("float32"), rng.normal(size=(4, 8, 8, 8)).astype("float32")
+    source, gradient = reordered(x, "nhwc"), reordered(g, "nhwc")
+    primitive = strided_backward_weights(incoming)
+    found, scratch = Buffer(primitive.diff_weights), Buffer(primitive.scratchpad)
+    plain = Buffer(Desc((8, incoming, 1, 1), "float32", "oihw"))
+    memories = {"src": source, "diff_dst": gradient, "diff_weights": found, "scratchpad": scratch}
+    onednn.set_threads(2)
+    Call(primitive, {name: buffer.memory for name, buffer in memories.items()}).run()
+    Call(primitives.reorder(found.desc, plain.desc), {"src": found.memory, "dst": plain.memory}).run()
+    expected = np.einsum("nohw,nihw->oi", g, x[:, :, ::2, ::2])
+    np.testing.assert_allclose(plain.floats().reshape(8, incoming), expected, rtol=1e-4, atol=1e-4)
