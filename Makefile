@@ -15,7 +15,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate test lint format smoke bench clean
+.PHONY: help train resume evaluate test lint format smoke tutorial bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -45,6 +45,9 @@ format: $(INSTALLED_DEV)  ## put the code in order
 
 smoke: $(INSTALLED)  ## the whole program once, on a few generated images
 	@.ci/smoke $(BIN)/cifar-hapi
+
+tutorial: $(INSTALLED_DEV)  ## run the notebooks of docs/tutorial
+	@$(foreach notebook,$(wildcard docs/tutorial/[0-9]_*.py),echo $(notebook) && MPLBACKEND=agg $(BIN)/python -W ignore $(notebook) &&) true
 
 bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goes to each)
 	@test -e $(INSTALLED_TORCH) || { $(PYTHON) -m venv .venv-torch \
