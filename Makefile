@@ -15,7 +15,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate test lint format smoke tutorial bench clean
+.PHONY: help train resume evaluate test lint format smoke tutorial results bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -48,6 +48,9 @@ smoke: $(INSTALLED)  ## the whole program once, on a few generated images
 
 tutorial: $(INSTALLED_DEV)  ## run the notebooks of docs/tutorial
 	@$(foreach notebook,$(wildcard docs/tutorial/[0-9]_*.py),echo $(notebook) && MPLBACKEND=agg $(BIN)/python -W ignore $(notebook) &&) true
+
+results: $(INSTALLED)  ## the runs of docs/results.md on CIFAR-10 (hours; stop and go on at will; ARGS= some of them)
+	@$(BIN)/python docs/results/train.py $(ARGS)
 
 bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goes to each)
 	@test -e $(INSTALLED_TORCH) || { $(PYTHON) -m venv .venv-torch \

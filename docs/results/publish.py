@@ -17,7 +17,10 @@ PRIVATE = ("command", "source", "dir")
 
 
 def main() -> None:
-    run, target = map(Path, sys.argv[1:])
+    publish(*map(Path, sys.argv[1:]))
+
+
+def publish(run: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in ("run.json", "evaluation.json"):
         told = json.loads((run / name).read_text(encoding="utf-8"))

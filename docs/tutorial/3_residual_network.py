@@ -150,3 +150,24 @@ assert out.shape == [64, 10]
 # `paddle.save(network.state_dict(), "resnet18.pdparams")` writes its weights as a pickle, and whoever loads a
 # pickle runs what its author put into it. This project saves weights as safetensors, which hold numbers alone,
 # and reads `.pdparams` without running anything:
+
+# %%
+import tempfile
+from pathlib import Path
+
+from cifar_hapi.pretrained import read_weights
+
+path = Path(tempfile.mkdtemp()) / "resnet18.pdparams"
+paddle.save(network.state_dict(), str(path))
+found = read_weights(path)
+print(len(found.tensors), "tensors;", "first:", next(iter(found.tensors)), "sha256:", found.sha256[:12])
+
+# %% [markdown]
+# Netron (netron.app, or `pip install netron && netron resnet18.pdparams`) draws such a file. And a training begins with
+# one, Paddle's names or torchvision's, with a fresh last layer where the classes are others:
+#
+# ```sh
+# cifar-hapi train article-32 --weights resnet18.pdparams
+# ```
+#
+# Next: [training it](4_training.md).

@@ -1,0 +1,79 @@
+"""Make the runs beside docs/results.md on the whole of CIFAR-10, one after the other, and publish each.
+
+    python docs/results/train.py                    # all that are not there yet
+    python docs/results/train.py plain20 resnet56   # these, with all their seeds
+
+It can be stopped at any moment; started again, it goes on within the training that it was in. Runs are kept in
+runs/results, what is published of them in docs/results. CIFAR-10 is found as by `cifar-hapi train --data cifar10`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from publish import publish  # beside this file
+
+from cifar_hapi import Run
+
+RUNS, RESULTS = Path("runs/results"), Path(__file__).parent
+DATA = "cifar10"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A recipe, what is changed of it, and for how many seeds it is trained."""
+
+    recipe: str
+    changes: tuple[str, ...] = ()
+    seeds: int = 1
+
+
+# 10 epochs of a one-cycle schedule instead of the paper's 182 epochs of steps.
+SHORT = ("epochs=10", "schedule.name=one_cycle", "schedule.milestones=[]")
+DEPTHS = ("plain20", "resnet20", "plain56", "resnet56")
+ALL: dict[str, Trained] = {
+    "quick": Trained("quick", seeds=3),
+    **{name: Trained("resnet20", (f"network.name={name}", *SHORT)) for name in DEPTHS},
+    "article-32": Trained("article-32"),
+}
+
+
+def main() -> None:
+    asked = sys.argv[1:] or list(ALL)
+    for name in asked:
+        for seed in range(ALL[name].seeds):
+            make(f"{name}-{seed}", ALL[name], seed)
+
+
+def make(name: str, trained: Trained, seed: int) -> None:
+    if (RESULTS / name / "evaluation.json").exists():
+        print(f"{name}: there")
+        return
+    path = RUNS / name
+    if not (path / "run.json").exists():
+        changes = [part for change in trained.changes for part in ("--set", change)]
+        run_command("train", trained.recipe, "--run-dir", str(path), "--data", DATA, "--seed", str(seed), *changes)
+    elif Run(path).status != "finished":
+        run_command("resume", str(path))
+    publish(path, RESULTS / name)
+    print(f"{name}: {told(RESULTS / name / 'evaluation.json')['top1']:.2%}")
+
+
+def run_command(*arguments: str) -> None:
+    """`cifar-hapi` with these arguments. Ends this program if that fails: what is there is kept."""
+    print("cifar-hapi", *arguments, flush=True)
+    if code := subprocess.run([sys.executable, "-m", "cifar_hapi", *arguments], check=False).returncode:
+        sys.exit(code)
+
+
+def told(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
