@@ -40,8 +40,8 @@ class PickleMachine:
     """A machine with a stack, marks in it, and a memo; nothing on the stack can be called.
 
     pickled: the whole file. source: its name, with which each DataError begins. A subclass declares its format:
-    `needed_by`, `way_out` and `no_array` are words of the errors, `protocols` and `known_globals` what is accepted, `steps` what
-    each opcode does, `key_kinds` the types of the dictionaries' keys; and it makes dtypes and arrays.
+    `needed_by`, `way_out` and `no_array` are words of the errors, `protocols` and `known_globals` what is accepted,
+    `steps` what each opcode does, `key_kinds` the types of the dictionaries' keys; and it makes dtypes and arrays.
     """
 
     needed_by: ClassVar[str]
