@@ -21,6 +21,7 @@ from cifar_hapi.errors import DataError
 
 # The largest official file, CIFAR-100's `train`, has 200,000 opcodes; a few million bound memory and time.
 MAX_OPCODES = 5_000_000
+MAX_DIMENSIONS = 8
 
 
 class Token:
@@ -226,8 +227,8 @@ COMMON_STEPS: dict[bytes, Callable[[PickleMachine], None]] = {
 
 
 def bytes_of(shape: tuple[Any, ...], itemsize: int) -> int:
-    """How many bytes an array of `shape` takes; -1 if that is no shape."""
-    if len(shape) > 8 or not all(type(side) is int and side >= 0 for side in shape):
+    """How many bytes an array of `shape` takes; -1 if that is no shape, or one of nothing."""
+    if len(shape) > MAX_DIMENSIONS or not all(type(side) is int and side > 0 for side in shape):
         return -1
     return math.prod(shape) * itemsize
 

@@ -15,7 +15,10 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
     The values are Pillow's, to which `paddle.vision.transforms.Resize` hands images: triangle filter with centres in
     the middle of pixels, antialiased where the size shrinks, columns first, each pass rounded to 8 bits.
+    Images that have the size are given back as they are.
     """
+    if images.shape[1:3] == (size, size):
+        return images
     resized = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
     for start in range(0, len(images), _GROUP):
         resized[start : start + _GROUP] = _resized_group(images[start : start + _GROUP], size)
