@@ -12,7 +12,7 @@ import paddle
 
 from callbacks.paddle_model import shape_differences
 from cifar_hapi.errors import DataError
-from cifar_hapi.pretrained.names import Naming, naming_of
+from cifar_hapi.pretrained.names import NAMINGS, Naming, naming_of
 from cifar_hapi.pretrained.weights_file import WeightsFile
 
 _HEAD = "head."  # how the names of every network's last layer begin
@@ -48,6 +48,7 @@ def put_weights(network: paddle.nn.Layer, weights: WeightsFile) -> Start:
     fresh = network.state_dict()
     state = {name: tuple(tensor.shape) for name, tensor in fresh.items()}
     naming = naming_of(weights.tensors, state)
+    _check_any_known(weights, naming, state)
     found = {name: tensor for name, tensor in weights.tensors.items() if not naming.ignores(name)}
     classes = _classes(found, naming)
     replaced = _has_other_classes(found, naming, state)
@@ -77,11 +78,22 @@ def _has_other_classes(found: Mapping[str, np.ndarray], naming: Naming, state: M
     return features == here[0] and classes != here[1]
 
 
+def _check_any_known(weights: WeightsFile, naming: Naming, state: Mapping[str, tuple[int, ...]]) -> None:
+    if any(naming.name(name) in weights.tensors for name in state):
+        return
+    first = ", ".join(name[:40] for name in sorted(weights.tensors)[:3]) or "nothing"
+    whose = " or ".join(each.title for each in NAMINGS)
+    raise DataError(
+        f"{weights.path}: has none of the network's tensors, by {whose}'s names; "
+        f"it has {first}{', ...' if len(weights.tensors) > 3 else ''}"
+    )
+
+
 def _check_shapes(
     found: dict[str, np.ndarray], naming: Naming, state: Mapping[str, tuple[int, ...]], weights: WeightsFile
 ) -> None:
     expected = {naming.name(name): _theirs(shape, naming) for name, shape in state.items()}
-    if differences := shape_differences(expected, found):
+    if differences := shape_differences(expected, dict(sorted(found.items()))):
         raise DataError(
             f"{weights.path}: its weights are of another network: {differences}; "
             "network.name, width and stem must be those of the file"
