@@ -34,10 +34,10 @@ def read_weights(path: Path) -> WeightsFile:
     No code in it is run. Raises DataError, one line that names the file, for any other.
     """
     data = read_regular(path, MAX_BYTES, DataError, "no weights of a network that is here")
-    if data[:1] == b"\x80":
-        tensors = read_pdparams(data, str(path))
-    elif data[8:9] == b"{":
+    if data[8:9] == b"{":  # first, because the size before it may begin as a pickle does
         tensors = _read_safetensors(data, path)
+    elif data[:1] == b"\x80":
+        tensors = read_pdparams(data, str(path))
     else:
         raise DataError(f"{path}: {_what_else(data)}; expected a .pdparams or a .safetensors file")
     for name, tensor in tensors.items():

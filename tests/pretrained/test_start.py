@@ -175,6 +175,17 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
         read_weights(tmp_path / "w")
 
 
+def test_a_safetensors_file_that_begins_as_a_pickle_does_is_read(tmp_path):
+    """The first byte is the lowest of the header's size."""
+    for length in range(256):
+        content = save({"x" * length: np.ones(2, "float32")})
+        if content[:1] == b"\x80":
+            (tmp_path / "w.safetensors").write_bytes(content)
+            assert list(read_weights(tmp_path / "w.safetensors").tensors) == ["x" * length]
+            return
+    raise AssertionError("no length of a name gives such a size")
+
+
 SAFETENSORS = save({"fc.weight": np.zeros((3, 2), "float32"), "bn1._mean": np.zeros(2, "float32")})
 
 
