@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from cifar_hapi.cli import run_command
 from cifar_hapi.data.archives import read_cifar
 from cifar_hapi.data.normalisation import IMAGENET
 from cifar_hapi.optimizer import build_optimizer
-from cifar_hapi.recipe import OptimizerRecipe, ParameterGroup, Recipe, ScheduleRecipe
+from cifar_hapi.recipe import OptimizerRecipe, ParameterGroup, Recipe, ScheduleRecipe, tomllib
 
 ROOT = Path(__file__).parents[2]
 ENGINES = [
@@ -185,6 +186,17 @@ def test_groups_give_the_trained_layers_a_lower_rate(name):
     for key, step in steps.items():
         rate = {"stem": 1e-5, "stage": 1e-4}.get(key.split(".")[0].rstrip("1234"), 0.01)
         np.testing.assert_allclose(step, rate, rtol=2e-2)
+
+
+def test_the_groups_in_the_documents_are_those_of_the_network():
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    recipe = Recipe.from_dict(tomllib.loads(block))
+    network = tiny_network()
+    build_optimizer(recipe.optimizer, recipe.schedule, network, 1, 1)
+    rates = {name: 0.001 * parameter.optimize_attr["learning_rate"] for name, parameter in network.named_parameters()}
+    for name, rate in rates.items():
+        assert rate == pytest.approx({"stem": 1e-5, "head": 1e-3}.get(name.split(".")[0], 1e-4))
 
 
 def interrupted(small_cifar, folder, file, steps, **options):
