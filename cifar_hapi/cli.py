@@ -86,6 +86,9 @@ def cli() -> None:
 @click.option("--epochs", type=int)
 @click.option("--batch-size", type=int)
 @click.option("--seed", type=int)
+@click.option(
+    "--weights", metavar="FILE", help="Begin with the weights of a .pdparams or safetensors file, or with imagenet."
+)
 @click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
 @click.option("--engine", help="auto, native or onednn.")
 @_device
@@ -98,6 +101,7 @@ def train(
 
     \b
     Example:  cifar-hapi train resnet20 --epochs 4 --set schedule.name=one_cycle
+              cifar-hapi train article --weights resnet18.pdparams
     """
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
     resolved = Recipe.load(recipe, changes)

@@ -12,6 +12,7 @@ from rich.table import Table
 from callbacks.watch import Watch
 from cifar_hapi.data.sources import Data
 from cifar_hapi.prediction import Predictions
+from cifar_hapi.pretrained import Start
 from cifar_hapi.recipe import Recipe
 from cifar_hapi.run import Run
 from cifar_hapi.views import IN_WORDS
@@ -27,8 +28,8 @@ def console(quiet: bool = False) -> Console:
     return Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
-def announce(out: Console, run: Run, data: Data, steps: int) -> None:
-    """What is about to be trained, on what, and where it will be found."""
+def announce(out: Console, run: Run, data: Data, steps: int, start: Start | None = None) -> None:
+    """What is about to be trained, on what, from which weights if they were read, and where it will be found."""
     recipe = run.recipe
     parameters = sum(parameter.size for parameter in run.model.network.parameters() if not parameter.stop_gradient)
     held_out = f"{len(data.val):,} to validate" if data.val is not None else "none to validate"
@@ -40,6 +41,8 @@ def announce(out: Console, run: Run, data: Data, steps: int) -> None:
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
         ("run", str(run.path)),
     ]
+    if start:
+        rows.insert(3, ("weights", _begun_with(start, len(data.train.class_names))))
     _rows(out, rows)
     _say(out, data.note)
 
@@ -108,6 +111,11 @@ def show_predictions(out: Console, predictions: Predictions, top: int = 3) -> No
         first, *others = row.argsort()[::-1][:top]
         rest = ", ".join(f"{predictions.class_names[place]} {row[place]:.1%}" for place in others)
         out.print(f"{predictions.class_names[first]:{width}} {row[first]:6.1%}  {source}  ({rest})")
+
+
+def _begun_with(start: Start, classes: int) -> str:
+    new = f"; its last layer tells {start.classes} classes apart and is replaced by a fresh one of {classes}"
+    return f"{start.file}, by {start.names}'s names{new if start.head == 'replaced' else ''}"
 
 
 def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:

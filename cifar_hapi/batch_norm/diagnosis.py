@@ -153,4 +153,11 @@ def _images_of(run: Run, data_dir: str | Path | None, device: str, batch_size: i
     recorded = run.data.parts.get(part)
     if recorded is None or recorded.sha256 != found.sha256():
         raise DataError(f"{data.source}: not the images that run {run.path} recorded ({part}); give data to diagnose")
-    return BatchLoader(found, batch_size, mean=data.mean, std=data.std, data_format=recipe.data_format(device))
+    return BatchLoader(
+        found,
+        batch_size,
+        image_size=recipe.data.image_size,
+        mean=data.mean,
+        std=data.std,
+        data_format=recipe.data_format(device),
+    )
