@@ -59,7 +59,7 @@ def opened(driver, page, width=1200, dark=False):
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     driver.get_log("browser")
     driver.get(page.resolve().as_uri())
-    until(driver, "document.documentElement.dataset.drawn || !document.getElementById('failure').hidden")
+    until(driver, "document.documentElement.dataset.drawn === '' || !document.getElementById('failure').hidden")
     return driver
 
 
