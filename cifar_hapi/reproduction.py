@@ -34,6 +34,9 @@ def _changes(base: Recipe, wanted: Recipe) -> dict[str, Any]:
         value = None if goal[section] is None else value_at(goal, key)
         if not isinstance(value, dict) and key != "description":
             values[section if goal[section] is None else key] = value
+    for key in reversed(list(values)):  # such as keys of a section that has their defaults as soon as another is set
+        fewer = {each: value for each, value in values.items() if each != key}
+        values = fewer if not differing_keys(base.with_overrides(fewer), base.with_overrides(values)) else values
     return values
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from callbacks.durable import write_file
 from cifar_hapi.data.examples import Examples
 from cifar_hapi.errors import RecipeError
 
@@ -21,10 +19,8 @@ def write_grid(examples: Examples, path: Path) -> Path:
     """Write the grid to `path`, and give it back. Raises RecipeError where that is no name of a PNG file."""
     if path.suffix.lower() != ".png" or path.is_dir():
         raise RecipeError(f"{path}: is not the name of a PNG file; call it something.png")
-    file = io.BytesIO()
-    drawn_grid(examples).save(file, "PNG", optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, file.getvalue())
+    drawn_grid(examples).save(path, "PNG", optimize=True)
     return path
 
 

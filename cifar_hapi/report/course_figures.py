@@ -15,6 +15,7 @@ from cifar_hapi.report.palette import Mark, mark
 
 _MOST_MOMENTS = 2000  # epochs that are drawn
 _FEW = 40  # up to so many moments each has a marker
+_FEW_EPOCHS = 10
 _NAME = 32
 
 
@@ -68,19 +69,15 @@ def measures_of(courses: Sequence[RunCourse]) -> list[Measure]:
 
 
 def course_figure(courses: Sequence[RunCourse], measure: Measure, against: Against) -> Figure:
-    """One measure of all runs. One run has a mark for each of its lines, several have one each, training dotted."""
-    data: list[Trace] = []
-    for place, course in enumerate(courses):
-        for number, (key, kind) in enumerate(measure.lines):
-            values = course.column(key)
-            if np.isfinite(values).any():
-                alone = len(courses) == 1
-                look = mark(1 - number if len(measure.lines) > 1 else 0) if alone else mark(place)
-                dotted = len(measure.lines) > 1 and number == 0
-                data.append(_line(course, values, kind, look, dotted, alone, against))
+    """One measure of all runs; training is dotted. The legend of one run has its lines, that of several the runs."""
+    alone = len(courses) == 1
+    every = [_lines(course, measure, against, None if alone else place) for place, course in enumerate(courses)]
+    data = [trace for lines in every for trace in lines]
+    named = len(data) if alone else len(courses)
+    top = 34 + 20 * -(-named // 2)  # for the legend
+    sideways = axis(against.title, **_whole_epochs(courses, against))
     upwards = axis(measure.title, **_form(measure))
-    top = 30 + 22 * -(-len(data) // 2)  # for the legend
-    return figure(data, 310 + top, top=top, xaxis=axis(against.title), yaxis=upwards, showlegend=True)
+    return figure(data, 300 + top, top=top, xaxis=sideways, yaxis=upwards, showlegend=named > 1)
 
 
 def on_legend(name: str) -> str:
@@ -88,28 +85,47 @@ def on_legend(name: str) -> str:
     return html.escape(name if len(name) <= _NAME else f"…{name[1 - _NAME :]}", quote=False)
 
 
-def _line(
-    course: RunCourse, values: np.ndarray, kind: str, look: Mark, dotted: bool, alone: bool, against: Against
-) -> Trace:
-    there = np.flatnonzero(np.isfinite(values))
-    chosen = there[spread(len(there), _MOST_MOMENTS)]
-    name = " ".join(filter(None, ("" if alone else on_legend(course.name), kind))) or on_legend(course.name)
-    symbol = f"{look.symbol}-open" if dotted else look.symbol
+def _lines(course: RunCourse, measure: Measure, against: Against, place: int | None) -> list[Trace]:
+    """Those of one run. place: that of the run among several; None for the only one, whose lines differ in colour."""
+    known = [(kind, course.column(key)) for key, kind in measure.lines]
+    lines = []
+    for kind, values in known:
+        if np.isfinite(values).any():
+            dotted = kind == "training"
+            look = mark(int(dotted) if place is None else place)
+            name = on_legend(course.name) if place is not None else kind or on_legend(course.name)
+            lines.append(_line(course.against(against.key), values, name, look, dotted) | _hover(against))
+    if place is not None:  # one name on the legend, which hides or shows all lines of the run
+        together = {"legendgroup": str(place), "showlegend": False}
+        lines = [trace | together for trace in lines[:-1]] + [
+            trace | together | {"showlegend": True} for trace in lines[-1:]
+        ]
+    return lines
+
+
+def _line(where: np.ndarray, values: np.ndarray, name: str, look: Mark, dotted: bool) -> Trace:
+    there = np.flatnonzero(np.isfinite(values) & np.isfinite(where))
+    chosen = there[spread(len(there), _MOST_MOMENTS)] if len(there) else there
     drawn: dict[str, Any] = {
         "mode": "lines+markers" if len(chosen) <= _FEW else "lines",
-        "marker": {"symbol": symbol, "size": 7, "color": look.colour},
-        "hovertemplate": f"{against.title} %{{x:,.6~g}}: %{{y:.4~g}}",
+        "marker": {"symbol": f"{look.symbol}-open" if dotted else look.symbol, "size": 7, "color": look.colour},
     }
-    return line(course.against(against.key)[chosen], values[chosen], name, look.colour, _dash(look, dotted), **drawn)
+    return line(where[chosen], values[chosen], name, look.colour, "dot" if dotted else look.dash, **drawn)
 
 
-def _dash(look: Mark, dotted: bool) -> str:
-    return "dot" if dotted else look.dash
+def _hover(against: Against) -> Trace:
+    return {"hovertemplate": f"{against.title} %{{x:,.6~g}}: %{{y:.4~g}}"}
+
+
+def _whole_epochs(courses: Sequence[RunCourse], against: Against) -> dict[str, Any]:
+    """A tick at each epoch where they are few: else there are some between them."""
+    few = against.key == "epoch" and max(len(course.history) for course in courses) <= _FEW_EPOCHS
+    return {"dtick": 1} if few else {}
 
 
 def _form(measure: Measure) -> dict[str, Any]:
     if measure.key == "accuracy":
-        return {"tickformat": ".0%", "hoverformat": ".2%"}
+        return {"tickformat": ".1~%", "hoverformat": ".2%"}
     return {"rangemode": "tozero"} if measure.key in ("rate", "speed") else {}
 
 

@@ -16,6 +16,7 @@ from cifar_hapi.report.palette import mark
 
 MOST_CLASSES = 100
 _WITH_NUMBERS = 20  # classes up to which a matrix has numbers in its cells
+_LIGHT = 0.5  # where cividis is as far from black as from white
 _SHARES = (0, 0.01, 0.05, 0.2, 0.5, 1)  # at the ticks of its colours
 
 
@@ -63,7 +64,7 @@ def class_bars(evaluation: RecordedEvaluation) -> Figure:
         "<br>95 % interval %{customdata[1]:.1%} to %{customdata[2]:.1%}<extra></extra>",
     }
     sideways = axis("accuracy", tickformat=".0%", range=[0, 1.02])
-    return figure([bars], _rows(len(shown)), top=10, xaxis=sideways, yaxis=_class_axis(names))
+    return figure([bars], _rows(len(shown)), top=34, xaxis=sideways, yaxis=_class_axis(names))
 
 
 def class_dots(evaluations: Sequence[NamedEvaluation]) -> Figure:
@@ -96,6 +97,7 @@ def confusion_map(evaluation: RecordedEvaluation) -> Figure:
     drawn = drawn_classes(evaluation)
     confusion = np.array(evaluation.confusion)
     shares = (confusion / confusion.sum(axis=1, keepdims=True).clip(min=1))[np.ix_(drawn, drawn)]
+    counts = confusion[np.ix_(drawn, drawn)].tolist()
     names = [list(evaluation.per_class)[place] for place in drawn]
     ticks = {
         "tickmode": "array",
@@ -110,20 +112,30 @@ def confusion_map(evaluation: RecordedEvaluation) -> Figure:
         "z": np.sqrt(shares),
         "zmin": 0,
         "zmax": 1,
-        "text": confusion[np.ix_(drawn, drawn)].tolist(),
-        "customdata": shares,
+        "hovertext": [
+            [f"{count} ({share:.1%})" for count, share in zip(*rows, strict=True)]
+            for rows in zip(counts, shares.tolist(), strict=True)
+        ],
         "colorscale": MAP,
         "colorbar": {**bar, **ticks},
         "xgap": 1,
         "ygap": 1,
-        "hovertemplate": "%{y} taken for %{x}: %{text} (%{customdata:.1%})<extra></extra>",
+        "hovertemplate": "%{y} taken for %{x}: %{hovertext}<extra></extra>",
     }
-    if len(drawn) <= _WITH_NUMBERS:
-        cells |= {"texttemplate": "%{text}", "textfont": {"size": 10}}
+    numbers = [_numbers(np.array(counts), np.sqrt(shares))] if len(drawn) <= _WITH_NUMBERS else []
     sideways = {**_class_axis(names), **axis("taken for"), "tickangle": -60}
     upwards = {**_class_axis(names), **axis("class"), "autorange": "reversed"}
     height = 150 + max(300, min(900, 34 * len(drawn)))
-    return figure([cells], height, top=60, xaxis=sideways, yaxis=upwards)
+    return figure([cells, *numbers], height, top=60, xaxis=sideways, yaxis=upwards)
+
+
+def _numbers(counts: np.ndarray, shades: np.ndarray) -> Trace:
+    """What is in the cells, but for zeros; white on dark and black on light: plotly's own greys are hard to read."""
+    rows, columns = np.nonzero(counts)
+    font = {"size": 10, "color": ["black" if light else "white" for light in shades[rows, columns] > _LIGHT]}
+    words = [str(count) for count in counts[rows, columns]]
+    where: Trace = {"x": columns, "y": rows, "text": words, "textposition": "middle center", "textfont": font}
+    return {"type": "scatter", "mode": "text", "hoverinfo": "skip", "showlegend": False, **where}
 
 
 def reliability(evaluations: Sequence[NamedEvaluation]) -> Figure:
@@ -170,7 +182,7 @@ def _classes(evaluation: RecordedEvaluation) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _rows(count: int) -> int:
-    return 70 + 26 * count if count <= 2 * _WITH_NUMBERS else 70 + 16 * count
+    return 94 + 26 * count if count <= 2 * _WITH_NUMBERS else 94 + 16 * count
 
 
 def _class_axis(names: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def summary_facts(run: Run, evaluation: RecordedEvaluation | None) -> Facts:
     unfinished = "" if result.status == "finished" else f" ({result.status})"
     stopped = f"; stopped early: {run.manifest['stopped']}" if run.manifest.get("stopped") else ""
     facts = _evaluation_facts(evaluation) if evaluation else []
+    memory = megabytes(result.peak_memory or 0)
     epochs = f"{result.epochs} of {recipe.epochs} epochs, {recipe.batch_size} images a step{stopped}"
     return [
         *facts,
@@ -31,9 +32,9 @@ def summary_facts(run: Run, evaluation: RecordedEvaluation | None) -> Facts:
         ("network", f"{recipe.network.name}, {result.parameters / 1e6:.2f} M parameters"),
         ("recipe", f"{recipe.name}: {epochs}"),
         ("time", _time(result)),
-        ("memory", f"at most {megabytes(result.peak_memory)} of the process" if result.peak_memory else "not recorded"),
+        ("memory", f"the process took {memory} at most" if result.peak_memory else "not recorded"),
         ("engine", "{}, {}, on {}".format(*(run.manifest.get(key) for key in ("engine", "precision", "device")))),
-        ("run", f"{run.path}{unfinished}, begun {run.manifest.get('started')}"),
+        ("run", f"{run.path}{unfinished}, begun {_moment(run.manifest.get('started'))}"),
     ]
 
 
@@ -60,6 +61,7 @@ def recipe_rows(recipe: Recipe) -> Facts:
     """The keys that have not their defaults."""
     values = recipe.to_dict()
     keys = [key for key in differing_keys(Recipe(), recipe) if not isinstance(value_at(values, key), dict)]
+    keys = [key for key in keys if key not in ("name", "description")]
     return [(key, in_short(value_at(values, key))) for key in keys]
 
 
@@ -70,10 +72,11 @@ def in_short(value: Any) -> str:
 
 _RESULTS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("status", lambda each: each.status),
-    ("data", lambda each: "synthetic (generated)" if each.data == "synthetic" else each.data),
+    ("data", lambda each: "generated" if each.data == "synthetic" else each.data),
     ("test top-1", lambda each: _share(each.test)),
     ("test top-5", lambda each: _share(each.top5)),
     ("test loss", lambda each: "-" if each.loss is None else f"{each.loss:.4f}"),
+    ("test views", lambda each: each.views or "-"),
     ("test images", lambda each: "-" if each.images is None else f"{each.images:,}"),
     ("validation, best", lambda each: _share(each.best_validation)),
     ("validation, last", lambda each: _share(each.last_validation)),
@@ -100,13 +103,13 @@ def _evaluation_facts(evaluation: RecordedEvaluation) -> Facts:
     where = f"{evaluation.data}{_generated(evaluation.data)}"
     facts = [
         ("test top-1", f"{evaluation.top1:.2%}: {evaluation.right:,} right of all {evaluation.images:,} images"),
-        ("", f"on {where}; {kind}; so many images leave {low:.1%} to {high:.1%} (95 % interval)"),
+        ("", f"on {where}, by {kind}; 95 % interval {low:.1%} to {high:.1%}"),
     ]
     if evaluation.without_views is not None:
         views = IN_WORDS.get(evaluation.views, evaluation.views)  # type: ignore[call-overload]
         facts.append(("", f"with test-time augmentation, {views}; {evaluation.without_views.top1:.2%} without"))
     ece = f"expected calibration error {evaluation.calibration.ece:.4f}"
-    return [*facts, ("also", f"top-5 {evaluation.top5:.2%}, loss {evaluation.loss:.4f}, {ece}")]
+    return [*facts, ("test top-5", f"{evaluation.top5:.2%}"), ("test loss", f"{evaluation.loss:.4f}; {ece}")]
 
 
 def _data_in_words(data: DataIdentity) -> str:
@@ -117,6 +120,11 @@ def _data_in_words(data: DataIdentity) -> str:
 
 def _generated(name: str) -> str:
     return " (generated images, not CIFAR)" if name == "synthetic" else ""
+
+
+def _moment(iso: Any) -> str:
+    """As run.json has it, in UTC, to the minute."""
+    return f"{iso[:10]} {iso[11:16]} UTC" if isinstance(iso, str) else "at an unknown time"
 
 
 def _time(result: Result) -> str:

@@ -24,7 +24,7 @@ from cifar_hapi.report.figure import Figure
 from cifar_hapi.report.gallery import sample_pictures, surest_mistakes
 from cifar_hapi.report.libraries import require
 from cifar_hapi.report.page import Section, render, render_page, template
-from cifar_hapi.report.run_facts import origin_facts, recipe_rows, result_rows, summary_facts
+from cifar_hapi.report.run_facts import in_short, origin_facts, recipe_rows, result_rows, summary_facts
 from cifar_hapi.reproduction import train_command
 from cifar_hapi.run import Run
 
@@ -152,7 +152,7 @@ def _comparison(every: Sequence[_Reported]) -> Section:
         {},
         names=[each.name for each in every],
         rows=result_rows(found),
-        differing=found.differing,
+        differing={key: list(map(in_short, values)) for key, values in found.differing.items()},
         important=found.notes,
         notes=notes,
     )
@@ -170,9 +170,8 @@ def _courses(every: Sequence[_Reported]) -> Section | None:
         for measure in measures
     }
     smoothed = any(each.run.recipe.loss.label_smoothing for each in every)
-    return _section(
-        "Training", "course.html", pictures, measures=measures, against=course_figures.AGAINST, smoothed=smoothed
-    )
+    about = {"measures": measures, "against": course_figures.AGAINST, "several": len(every) > 1}
+    return _section("Training", "course.html", pictures, smoothed=smoothed, **about)
 
 
 def _evaluations(every: Sequence[_Reported]) -> Section | None:
