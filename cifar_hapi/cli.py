@@ -423,12 +423,13 @@ def show_data(source: str, out: Path | None, quiet: bool, **options: Any) -> Non
     Example:  cifar-hapi data show
               cifar-hapi data show cifar10 --augmented --out grid.png
     """
-    from cifar_hapi import terminal
+    from rich.console import Console
+
     from cifar_hapi.data.examples import choose_examples
     from cifar_hapi.data.picture_grid import write_grid
     from cifar_hapi.data.terminal_pictures import check_can_show, show
 
-    screen = terminal.console()
+    screen = Console()
     if out is None:
         check_can_show(screen)
     found = choose_examples(source, progress=not quiet, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from rich.cells import set_cell_size
 from rich.color import Color
 from rich.console import Console
 from rich.style import Style
@@ -30,7 +31,7 @@ def show(out: Console, examples: Examples) -> None:
     for first in range(0, len(images), beside):
         places = range(first, min(first + beside, len(images)))
         names = [images.class_names[images.labels[place]] for place in places]
-        out.print(Text(" ".join(_one_line(name)[:side].ljust(side) for name in names).rstrip()), soft_wrap=True)
+        out.print(Text(" ".join(set_cell_size(_one_line(name), side) for name in names).rstrip()), soft_wrap=True)
         pictures = [_rows(images.images[place], side) for place in places]
         for row in zip(*pictures, strict=True):
             out.print(Text(" ").join(row), soft_wrap=True)
@@ -38,7 +39,7 @@ def show(out: Console, examples: Examples) -> None:
 
 def _side(width: int, own: int) -> int:
     """How many pixels across an image has: fewer than it has itself where else too few would stand beside another."""
-    return max(2, min(own, _LARGEST, max(_SMALLEST, (width + 1) // _BESIDE - 1), width))
+    return max(2, min(width, max(_SMALLEST, min(own, _LARGEST, (width + 1) // _BESIDE - 1))))
 
 
 def _rows(pixels: np.ndarray, side: int) -> list[Text]:
