@@ -81,6 +81,14 @@ def logits_of(labels, classes=10, seed=0):
     return logits
 
 
+def called_generated(run):
+    """The same run, as if its images were the generated set."""
+    note = "These are generated images: no result here is a CIFAR result."
+    run.update(data=run.manifest["data"] | {"name": "synthetic", "note": note})
+    run.save_evaluation(run.evaluation | {"data": "synthetic", "note": note})
+    return run
+
+
 def written_run(path, data_dir, source="cifar10", evaluated=True, answered=True, epochs=3, manifest=None, **recipe):
     """A run at `path` on the data in `data_dir`.
 

@@ -24,7 +24,7 @@ def folder(small_cifar, tmp_path_factory):
     examples.written_run(place / "b", small_cifar, epochs=5, optimizer__lr=0.1, bn_stats__every_epochs=2)
     examples.written_run(place / "c", small_cifar, description="another", manifest={"machine": {"cpu": "other"}})
     examples.written_run(place / "d", small_cifar, evaluated=False, manifest={"status": "failed", "seconds": None})
-    examples.written_run(place / "e", None, source="synthetic", data__limit=300)
+    examples.called_generated(examples.written_run(place / "e", small_cifar))
     return place
 
 

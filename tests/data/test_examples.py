@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cifar_hapi.data.archives import read_cifar
 from cifar_hapi.data.examples import Examples, choose_examples
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.picture_grid import drawn_grid, write_grid
+from cifar_hapi.data.synthetic import write_synthetic
 from cifar_hapi.data.terminal_pictures import check_can_show, show
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.recipe import Recipe
@@ -138,6 +140,8 @@ def test_the_command_writes_a_file_and_in_a_pipe_says_so(small_cifar, tmp_path, 
     )
 
 
-def test_generated_images_are_called_so(capsys, tmp_path):
+def test_generated_images_are_called_so(capsys, tmp_path, monkeypatch):
+    small = partial(write_synthetic, train=20, test=10)
+    monkeypatch.setattr("cifar_hapi.data.sources.write_synthetic", lambda folder: small(tmp_path / "synthetic"))
     assert run_command(["data", "show", "synthetic", "--count", "1", "--out", str(tmp_path / "one.png")]) == 0
     assert "generated images" in capsys.readouterr().err
