@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 # One stamp for each kind of install, written only after it has succeeded.
 INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
+INSTALLED_REPORT := $(INSTALLED)-report
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
@@ -15,7 +16,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate test lint format smoke tutorial results bench clean
+.PHONY: help train resume evaluate report test lint format smoke tutorial results bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,6 +31,9 @@ resume: $(INSTALLED)  ## go on with RUN= (the newest if absent) where it was int
 
 evaluate: $(INSTALLED)  ## evaluate RUN= (the newest if absent) on the whole test set
 	@$(BIN)/cifar-hapi evaluate $(RUN) $(if $(DATA),--data $(DATA)) --device $(DEVICE) $(ARGS)
+
+report: $(INSTALLED_REPORT)  ## write a page about RUN= (the newest if absent; several with ARGS="--out FILE")
+	@$(BIN)/cifar-hapi report $(RUN) $(ARGS)
 
 test: $(INSTALLED_DEV)  ## run the tests (ARGS= goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
@@ -69,6 +73,10 @@ $(INSTALLED): $(PACKAGING)
 $(INSTALLED_DEV): $(PACKAGING)
 	$(call install,.[$(DEVICE)$(comma)dev])
 	@touch $(INSTALLED) $@
+
+$(INSTALLED_REPORT): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
+	@touch $@
 
 comma := ,
 define install

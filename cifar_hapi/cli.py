@@ -65,6 +65,7 @@ _weights = click.option("--weights", type=click.Choice(["latest", "best"]), defa
 _overrides = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
 )
+_no_report = click.option("--report/--no-report", default=True, help="Write a page about the run at its end.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -93,9 +94,10 @@ def cli() -> None:
 @click.option("--engine", help="auto, native or onednn.")
 @_device
 @_overrides
+@_no_report
 @_common
 def train(
-    recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, quiet: bool, **named: Any
+    recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, report: bool, quiet: bool, **named: Any
 ) -> None:
     """Train RECIPE (a built-in name or a TOML file; quick by default) and evaluate it on the test set.
 
@@ -109,7 +111,7 @@ def train(
     from cifar_hapi import terminal
     from cifar_hapi.training import fit
 
-    run = fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1)
+    run = fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1, report=report)
     if quiet and run.evaluation:
         terminal.headline(terminal.console(), run.evaluation)
 
@@ -121,9 +123,16 @@ def train(
 @_data_dir
 @_device
 @_overrides
+@_no_report
 @_common
 def resume(
-    run: Path | None, overrides: tuple[str, ...], allow_changes: bool, device: str, quiet: bool, **named: Any
+    run: Path | None,
+    overrides: tuple[str, ...],
+    allow_changes: bool,
+    device: str,
+    report: bool,
+    quiet: bool,
+    **named: Any,
 ) -> None:
     """Go on with RUN (by default the newest in runs/) where it was interrupted, and evaluate it.
 
@@ -140,8 +149,13 @@ def resume(
     from cifar_hapi.training import fit
 
     begun = Run(run) if run else Run.newest()
-    recipe, verbose = begun.recipe.with_overrides(changes), 0 if quiet else 1
-    found = fit(recipe, run_dir=begun.path, device=device, verbose=verbose, resume=True, allow_changes=allow_changes)
+    options: dict[str, Any] = {
+        "device": device,
+        "verbose": 0 if quiet else 1,
+        "report": report,
+        "allow_changes": allow_changes,
+    }
+    found = fit(begun.recipe.with_overrides(changes), run_dir=begun.path, resume=True, **options)
     if quiet and found.evaluation:
         terminal.headline(terminal.console(), found.evaluation)
 
@@ -261,6 +275,49 @@ def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options
 
 
 @cli.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...", type=click.Path(path_type=Path))
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="By default RUN/report.html.")
+@_data_dir
+@_common
+def report(runs: tuple[Path, ...], out: Path | None, data_dir: Path | None, quiet: bool) -> None:
+    """Write a page with pictures about RUN (by default the newest in runs/), or about several RUNs together.
+
+    \b
+    Example:  cifar-hapi report
+              cifar-hapi report runs/one runs/two --out both.html
+    """
+    prepare_process()
+    from cifar_hapi.report import write_report
+    from cifar_hapi.run import Run
+
+    page = write_report(runs or Run.newest(), out, data_dir=data_dir)
+    click.echo(str(page) if quiet else f"page: {page}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@_json
+@_common
+def compare(runs: tuple[Path, ...], as_json: bool, quiet: bool) -> None:
+    """Set RUNs beside each other: what came of them, and in what their recipes differ.
+
+    \b
+    Example:  cifar-hapi compare runs/*
+    """
+    prepare_process()
+    from rich.console import Console
+
+    from cifar_hapi.comparison import compare as compare_runs
+    from cifar_hapi.comparison_table import show
+
+    found = compare_runs(runs)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        show(Console(highlight=False, markup=False), found, notes=not quiet)
+
+
+@cli.command()
 @click.argument("name", required=False, shell_complete=_complete_recipe)
 @_json
 @_common
@@ -304,7 +361,7 @@ def doctor(as_json: bool, quiet: bool) -> None:
 
 @cli.group()
 def data() -> None:
-    """Fetch and check data sets."""
+    """Fetch, check and look at data sets."""
 
 
 @data.command()
@@ -352,3 +409,37 @@ def verify(source: str, data_dir: Path | None, as_json: bool, quiet: bool) -> No
     for part, about in identity.parts.items():
         click.echo(f"{part:5} {about.images:6,} images  sha256 {about.sha256}")
     click.echo(f"mean {found.mean}\nstd  {found.std}\nclasses: {', '.join(found.train.class_names)}")
+
+
+@data.command(name="show")
+@click.argument("source", default="auto")
+@_data_dir
+@click.option("--count", type=click.IntRange(1, 1000), default=30, show_default=True, help="How many images.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses which.")
+@click.option("--augmented", is_flag=True, help="As a network in training sees them, by the augmentation of --recipe.")
+@click.option("--recipe", default="quick", show_default=True, shell_complete=_complete_recipe)
+@click.option("--out", metavar="FILE.png", type=click.Path(path_type=Path), help="Instead of in the terminal.")
+@_common
+def show_data(source: str, out: Path | None, quiet: bool, **options: Any) -> None:
+    """Show training images of SOURCE (as for train --data), with their classes.
+
+    \b
+    Example:  cifar-hapi data show
+              cifar-hapi data show cifar10 --augmented --out grid.png
+    """
+    from rich.console import Console
+
+    from cifar_hapi.data.examples import choose_examples
+    from cifar_hapi.data.picture_grid import write_grid
+    from cifar_hapi.data.terminal_pictures import check_can_show, show
+
+    screen = Console()
+    if out is None:
+        check_can_show(screen)
+    found = choose_examples(source, progress=not quiet, **options)
+    if found.note:
+        click.echo(found.note, err=True)
+    if out is None:
+        show(screen, found)
+    else:
+        click.echo(f"picture: {write_grid(found, out)}")

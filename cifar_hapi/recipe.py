@@ -335,6 +335,14 @@ def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     return [key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)]
 
 
+def value_at(values: dict[str, Any], key: str) -> Any:
+    """What nested `values`, as of `Recipe.to_dict`, have at a dotted key; None where they have nothing."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
 def recipe_names() -> list[str]:
     """The names of the built-in recipes."""
     return sorted(file.name.removesuffix(".toml") for file in _builtin().iterdir() if file.name.endswith(".toml"))

@@ -6,6 +6,8 @@ runs/<name>/run.json           recipe, data identity, versions, machine, command
                page.html       what `cifar-hapi bn --html` writes
             checkpoints/       see callbacks/checkpoint_folder.py
             evaluation.json    the last evaluation
+            answers.safetensors   what it found of each image, see answers.py
+            report.html        what `cifar-hapi report` writes
 """
 
 from __future__ import annotations
@@ -114,6 +116,16 @@ class Run:
         """The last evaluation on the test set, None before the first."""
         file = self.path / "evaluation.json"
         return _read_object(file) if file.exists() else None
+
+    @property
+    def answers_path(self) -> Path:
+        """Where is what the last evaluation found of each test image."""
+        return self.path / "answers.safetensors"
+
+    @property
+    def report_path(self) -> Path:
+        """Where `cifar-hapi report` puts its page."""
+        return self.path / "report.html"
 
     @property
     def checkpoints(self) -> CheckpointFolder:

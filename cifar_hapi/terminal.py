@@ -31,12 +31,11 @@ def console(quiet: bool = False) -> Console:
 def announce(out: Console, run: Run, data: Data, steps: int, start: Start | None = None) -> None:
     """What is about to be trained, on what, from which weights if they were read, and where it will be found."""
     recipe = run.recipe
-    parameters = sum(parameter.size for parameter in run.model.network.parameters() if not parameter.stop_gradient)
     held_out = f"{len(data.val):,} to validate" if data.val is not None else "none to validate"
     rows = [
         ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
         ("from", _short(data.source)),
-        ("network", f"{recipe.network.name}, {parameters / 1e6:.2f} M parameters"),
+        ("network", f"{recipe.network.name}, {run.manifest['parameters'] / 1e6:.2f} M parameters"),
         ("engine", "{engine} ({engine_reason}), {precision}, on {device}".format(**run.manifest)),
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
         ("run", str(run.path)),
@@ -53,8 +52,8 @@ def say_complete(out: Console, run: Run) -> None:
     out.print(f"run {run.path} is complete: {len(run.history)} epochs{stopped}; more --epochs would extend it")
 
 
-def summarise(out: Console, run: Run) -> None:
-    """How a training went, where its files are, and what to type next."""
+def summarise(out: Console, run: Run, report: str = "") -> None:
+    """How a training went, where its files and its report are, and what to type next."""
     history, evaluation = run.history, run.evaluation
     assert evaluation is not None, "fit() evaluates before it summarises"
     seconds = sum(record["seconds"] for record in history)
@@ -63,6 +62,7 @@ def summarise(out: Console, run: Run) -> None:
         ("epochs", _best_and_last(run.recipe, history)),
         ("time", f"{run.manifest['seconds']:.0f} s in all; {images / max(seconds, 1e-9):.0f} images/s in training"),
         ("files", str(run.path)),
+        *([("report", report)] if report else []),
         ("next", f"cifar-hapi evaluate {run.path}"),
         ("", f"cifar-hapi predict {run.path} IMAGE..."),
     ]

@@ -28,6 +28,7 @@ from callbacks import (
 )
 from callbacks.paddle_model import scheduler
 from cifar_hapi import terminal
+from cifar_hapi.comparison import trained_parameters
 from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
 from cifar_hapi.data.loader import BatchLoader
@@ -37,6 +38,7 @@ from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.evaluation import record_evaluation
+from cifar_hapi.hardware import peak_memory
 from cifar_hapi.loading import build_declared_network, check_declared_network, load, use_declared_engine
 from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
@@ -46,6 +48,7 @@ from cifar_hapi.networks.airbench import Airbench
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.pretrained import Start, WeightsFile, find_weights, put_weights, read_weights
 from cifar_hapi.recipe import Recipe, overrides_by_key
+from cifar_hapi.report.after_training import written_report
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
 from cifar_hapi.run import Run, free_run_path, new_run_path, resumed_run, started_run
 from cifar_hapi.runtime import Setting, apply_settings, machine, paddle_session, slowed_by, versions
@@ -68,6 +71,7 @@ def fit(
     verbose: int = 1,
     resume: bool = False,
     allow_changes: bool = False,
+    report: bool = True,
     **overrides: Any,
 ) -> Run:
     """Train what `recipe` says and evaluate the outcome on the whole test set.
@@ -80,6 +84,8 @@ def fit(
 
     resume: go on with the run in `run_dir`, if there is one: on the same machine it ends bit for bit as if it had never
     stopped. More `epochs` extend it. Other changes of the recipe or the data need allow_changes.
+
+    report: whether a page about the run is written at its end, `report.html`, where the extra `report` is installed.
 
     Nothing is chosen by the test set: the final weights are the last ones (with early stopping's `restore_best`, the
     best by the validation split), the `best` those of the validation split.
@@ -110,6 +116,7 @@ def fit(
         del begin  # a hundred megabytes of ResNet-50
         engine = use_declared_engine(model.network, resolved, device_name)
         manifest = _manifest(resolved, images, device_name, engine, settings) | _as_recorded(start)
+        manifest["parameters"] = trained_parameters(model.network)
         checkpoint = _declared_checkpoint(resolved, path)
         probe = images_to_probe(resolved, images, device_name)
         held = resumed_run(path, manifest, model, checkpoint.resume) if earlier else started_run(path, manifest, model)
@@ -134,8 +141,10 @@ def fit(
                 note=images.note,
                 verbose=verbose,
             )
-            run.update(result={key: found[key] for key in ("images", "loss", "top1", "top5", "step")})
-    terminal.summarise(talk, run)
+            result = {key: found[key] for key in ("images", "loss", "top1", "top5", "step")}
+            run.update(result=result, peak_memory=peak_memory())
+    page = written_report(run, images.test) if report else ""
+    terminal.summarise(talk, run, page)
     return run
 
 

@@ -102,9 +102,10 @@ def test_data_is_verified(command, small_cifar):
     assert parts["train"]["sha256"] in out
 
 
-@pytest.mark.parametrize(
-    "name", ["", "train", "evaluate", "predict", "recipes", "doctor", "data", "data fetch", "data verify"]
-)
+NAMES = ["", "train", "resume", "evaluate", "predict", "bn", "report", "compare", "recipes", "doctor", "data"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "data fetch", "data verify", "data show"])
 def test_every_command_has_help_with_an_example(command, name):
     code, out, _ = command(*name.split(), "--help")
     assert code == 0
@@ -127,6 +128,13 @@ def test_every_command_has_help_with_an_example(command, name):
         (["evaluate", "nowhere"], 4, "nowhere is no run"),
         (["predict", "nowhere", "x.png"], 4, "nowhere is no run"),
         (["predict", "nowhere"], 2, "Missing argument"),
+        (["report"], 4, "no run in runs/: train one first"),
+        (["report", "nowhere"], 4, "nowhere is no run"),
+        (["compare", "nowhere"], 4, "nowhere is no run"),
+        (["compare"], 2, "Missing argument"),
+        (["data", "show", "nowhere", "--out", "x.png"], 3, "'nowhere' is neither"),
+        (["data", "show", "--augmented", "--recipe", "quik", "--out", "x.png"], 2, "did you mean quick?"),
+        (["data", "show", "synthetic"], 2, "use --out FILE.png"),
         (["recipes", "none"], 2, "no recipe is called 'none'"),
         (["data", "fetch", "mnist"], 2, "'mnist' is not one of"),
         (["data", "verify", "nowhere"], 3, "'nowhere' is neither"),
