@@ -40,7 +40,7 @@ def load_with_engine(run: Run | str | Path, weights: Weights, engine: str | None
     run = run if isinstance(run, Run) else Run(run)
     recipe = run.recipe.with_overrides({} if engine is None else {"engine": engine})
     apply_settings()
-    tensors, device = _read_weights(run, weights), str(paddle.get_device())
+    tensors, device = read_weights(run, weights), str(paddle.get_device())
     try:
         network = build_declared_network(recipe.network, len(run.data.class_names), recipe.data_format(device))
     except RecipeError as error:
@@ -84,7 +84,8 @@ def checkpoint_step(run: Run, weights: Weights) -> int:
     return step_of(_checkpoint_name(run, weights))
 
 
-def _read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
+def read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
+    """The run's `latest` or `best` weights by name. Raises RunError where there are none, or they are damaged."""
     name = _checkpoint_name(run, weights)
     try:
         return run.checkpoints.read_weights(name)

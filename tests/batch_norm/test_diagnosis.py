@@ -33,7 +33,7 @@ from cifar_hapi.data.normalisation import channel_statistics, normalise
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.data.synthetic import draw
 from cifar_hapi.engine import layers
-from cifar_hapi.errors import DataError
+from cifar_hapi.errors import DataError, RecipeError
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.networks import build_network
 from cifar_hapi.networks.airbench import Airbench
@@ -623,7 +623,7 @@ def test_hooks_run_on_the_engine_too(seen):
 def test_after_an_error_all_is_as_before_too(model, seen):
     images, labels = seen
     before = weights(model)
-    with pytest.raises(ValueError, match="labels 0 to 10"):
+    with pytest.raises(DataError, match="labels 0 to 10"):
         diagnose(model, (images, np.where(labels == 9, 10, labels)))
     assert all(before[name].tobytes() == now.tobytes() for name, now in weights(model).items())
     assert not any(map(layers.has_hooks, model.network.sublayers(include_self=True)))
@@ -668,6 +668,10 @@ def test_data_comes_in_many_forms(model, seen):
         (images, labels),
         [[images[:90], labels[:90]], [images[90:], labels[90:, None]]],
         paddle.io.TensorDataset([paddle.to_tensor(images), paddle.to_tensor(labels)]),
+        Pairs(images, labels),
+        (images.astype("float64"), labels.astype("uint8")[:, None]),
+        [images, labels],
+        [(images[:90], labels[:90]), (images[90:], labels[90:])],
     ]
     expected = [part for batch in read_batches(model, forms[0], 200, 64) for part in batch]
     for form in forms[1:]:
@@ -677,28 +681,86 @@ def test_data_comes_in_many_forms(model, seen):
     assert not list(diagnose(model, images))  # without labels
 
 
+class Pairs(paddle.io.Dataset):
+    """Images and labels one by one."""
+
+    def __init__(self, images, labels):
+        super().__init__()
+        self.pairs = list(zip(images, labels, strict=True))
+
+    def __getitem__(self, place):
+        return self.pairs[place]
+
+    def __len__(self):
+        return len(self.pairs)
+
+
 @pytest.mark.parametrize(
-    ("data", "text"),
+    ("data", "error", "text"),
     [
-        (lambda images, labels: (images.astype("uint8"), labels), "images are uint8: normalise"),
-        (lambda images, labels: (images, labels[:5]), "200 images have 5 labels"),
-        (lambda images, labels: [], "data has no images"),
-        (lambda images, labels: [[images, labels, labels]], "1 inputs and 2 labels"),
-        (lambda images, labels: None, "needs data"),
+        (lambda x, y: (x.astype("uint8"), y), DataError, r"data: uint8 \[200, 3, 16, 16\]: expected floats \[N, ...\]"),
+        (lambda x, y: [[x.astype("int64"), y]], DataError, "data: int64 .*normalised as in training"),
+        (lambda x, y: Pairs(x.astype("uint8"), y), DataError, r"data: uint8 \[100, 3, 16, 16\]: expected floats"),
+        (lambda x, y: (x, y[:5]), DataError, "200 images have 5 labels"),
+        (lambda x, y: (x, y.astype("float32")), DataError, "labels are float32: expected integers"),
+        (lambda x, y: [[x, y.astype("float32")]], DataError, "labels are float32: expected integers"),
+        (lambda x, y: [], DataError, "data has no images"),
+        (lambda x, y: [[x, y, y]], DataError, "1 inputs and 2 labels"),
+        (
+            lambda x, y: [[x[:9], y[:9]], [x[:9, :, :8], y[:9]]],
+            DataError,
+            "batch 1 is .*, the first is .* one size",
+        ),
+        (lambda x, y: (x.transpose(0, 2, 3, 1), y), DataError, r"Conv2D, expects float32 \[N, 3, H, W\], and finds"),
+        (lambda x, y: [x.transpose(0, 2, 3, 1)], DataError, r"data: float32 \[100, 16, 16, 3\]: stem.0, a Conv2D"),
+        (lambda x, y: x[:, :, 0], DataError, r"stem.0, a Conv2D, expects .* finds float32 \[100, 3, 16\]"),
+        (lambda x, y: None, RecipeError, "needs data"),
+        (lambda x, y: 5, TypeError, "data: a int: expected an array, a pair"),
+        (lambda x, y: "images/", TypeError, "data: a str: expected an array, a pair"),
     ],
 )
-def test_data_that_cannot_be_is_refused(model, seen, data, text):
-    with pytest.raises(ValueError, match=text):
+def test_data_that_cannot_be_is_refused_in_a_line(model, seen, data, error, text):
+    with pytest.raises(error, match=text) as refused:
         diagnose(model, data(*seen))
+    assert str(refused.value).startswith("diagnose: ") and "\n" not in str(refused.value)
+
+
+def test_test_data_that_cannot_be_are_named(model, seen):
+    with pytest.raises(DataError, match=r"^diagnose: test_data: float32 \[67, 16, 16, 3\]: stem.0"):
+        diagnose(model, seen, test_data=seen[0].transpose(0, 2, 3, 1), batch_size=67)
+
+
+def test_labels_need_logits():
+    class Two(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1D(4)
+
+        def forward(self, x):
+            return self.norm(x), x
+
+    with pytest.raises(DataError, match="gives a tuple, not logits: leave labels out"):
+        diagnose(Model(Two()), (np.ones((3, 4), np.float32), np.zeros(3, np.int64)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"images": 0}, RecipeError, "images = 0: must be a whole number, at least 1"),
+        ({"batch_size": 1.5}, RecipeError, "batch_size = 1.5: must be a whole number"),
+        ({"training": {"batch_size": 8}}, TypeError, r"training is a dict: expected a Training, such as Training\("),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(model, seen, options, error, text):
+    with pytest.raises(error, match=f"^diagnose: {text}"):
+        diagnose(model, seen, **options)
 
 
 def test_networks_that_cannot_be_are_refused(model, seen):
     with pytest.raises(TypeError, match=r"make paddle.Model\(network\)"):
         diagnose(model.network, seen)
-    with pytest.raises(ValueError, match="no batch norm"):
+    with pytest.raises(RecipeError, match="diagnose: the network has no batch norm"):
         diagnose(Model(nn.Linear(4, 2)), np.zeros((3, 4), np.float32))
-    with pytest.raises(ValueError, match="images = 0"):
-        diagnose(model, seen, images=0)
 
 
 def test_a_run_is_looked_at_with_its_recipe_and_its_validation_images(small_cifar, tmp_path):

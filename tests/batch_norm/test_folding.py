@@ -370,7 +370,9 @@ def test_outputs_are_compared_by_the_largest_of_all(found, expected):
 @pytest.mark.parametrize(
     ("network", "x", "error", "message"),
     [
-        (nn.Linear(2, 2), None, RecipeError, "the network has no batch-norm layer"),
+        (nn.Linear(2, 2), None, RecipeError, "the network has no batch norm"),
+        (nn.BatchNorm2D(4), [(np.zeros(IMAGE, "float32"), [0, 1])], TypeError, "images is a list: expected one batch"),
+        (nn.BatchNorm2D(5), np.zeros(IMAGE, "float32"), DataError, r"images: float32 .* expects float32 \[N, 5, ...\]"),
         (nn.Sequential(nn.BatchNorm2D(4)), None, RecipeError, r"does not take images of \[2, 3, 32, 32\]; give it a"),
         (
             nn.Sequential(nn.BatchNorm2D(4)),

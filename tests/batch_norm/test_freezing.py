@@ -94,7 +94,7 @@ def test_the_engine_notices_both_ways():
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (nn.Linear(2, 2), RecipeError, "the network has no batch-norm layer"),
+        (nn.Linear(2, 2), RecipeError, "the network has no batch norm"),
         (nn.Sequential(nn.SyncBatchNorm(2)), RecipeError, "0 is a SyncBatchNorm, which always follows batches"),
         ("resnet20", TypeError, "a str is neither a paddle.Model nor a paddle.nn.Layer"),
     ],
