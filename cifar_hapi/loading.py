@@ -101,8 +101,17 @@ def _checkpoint_name(run: Run, weights: Weights) -> str:
     except CheckpointError as error:
         raise RunError(f"run {run.path}: {error}") from None
     if name is None:
-        raise RunError(f"run {run.path}: has no {weights} weights (its status is {run.status}); name another run")
+        raise RunError(f"run {run.path}: has no {weights} weights: {_why_none(run, weights)}; name another run")
     return name
+
+
+def _why_none(run: Run, weights: Weights) -> str:
+    """How a run came to have no such weights."""
+    if weights == "best" and run.checkpoints.names():
+        return "without validation images there is no best"
+    error = run.manifest.get("error")
+    how = {"failed": f"it failed before any were saved ({error})", "running": "none have been saved yet"}
+    return how.get(run.status, f"none were saved before it was {run.status}")
 
 
 def _declared(recipe: NetworkRecipe, num_classes: int) -> dict[str, Any]:

@@ -109,7 +109,8 @@ def examine(seen: Observation, rules: Sequence[Rule] = RULES) -> Diagnosis:
     """What `rules` find in an observation, the gravest first, else in the order of the rules."""
     found = [finding for rule in rules for finding in rule(seen)]
     found.sort(key=lambda finding: -SEVERITIES.index(finding.severity))
-    return Diagnosis(tuple(found), len(seen.layers), seen.images, len(rules))
+    unable = {rule.name: lacking for rule in rules if (lacking := rule.lacks(seen))}
+    return Diagnosis(tuple(found), len(seen.layers), seen.images, len(rules), unable)
 
 
 def _check(training: Training | None, images: int, batch_size: int) -> None:

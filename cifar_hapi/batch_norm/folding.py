@@ -15,6 +15,7 @@ from callbacks.paddle_model import global_statistics, model_like, network_of, no
 from cifar_hapi.batch_norm.arguments import batch_norms
 from cifar_hapi.batch_norm.calls import Calls, difference, record
 from cifar_hapi.batch_norm.fold_plan import CONVOLUTIONS, NORMS, Fold, factor_and_offset, parts, plan, watched
+from cifar_hapi.batch_norm.words import counted
 from cifar_hapi.engine import layers, restore
 from cifar_hapi.errors import CifarHapiError, DataError, RecipeError
 
@@ -38,7 +39,7 @@ class Folding:
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self.folded)} of {len(self.folded) + len(self.kept)} batch norms folded",
+            f"{len(self.folded)} of {counted(len(self.folded) + len(self.kept), 'batch norm')} folded",
             "parameters and statistics: {:,} before, {:,} after".format(*self.parameters),
             "multiply-adds an image: {:,} before, {:,} after".format(*self.multiply_adds),
             f"outputs differ by {self.difference:.1e}",

@@ -9,6 +9,7 @@ from paddle import nn
 
 from callbacks.paddle_model import global_statistics, set_global_statistics
 from cifar_hapi.batch_norm.arguments import batch_norms
+from cifar_hapi.batch_norm.words import counted
 from cifar_hapi.errors import RecipeError
 
 
@@ -23,6 +24,10 @@ class FrozenBatchNorm:
         self._global = [(norm, global_statistics(norm)) for norm in norms.values()]
         learning = [p for norm in norms.values() for p in norm.parameters() if not p.stop_gradient]
         self._learning = learning if scale_and_shift else []
+
+    def __repr__(self) -> str:
+        what = "running statistics, scale and shift" if self._learning else "running statistics"
+        return f"FrozenBatchNorm({what} of {counted(len(self.layers), 'batch norm')} stay; undo() ends it)"
 
     def freeze(self) -> None:
         for norm, _ in self._global:

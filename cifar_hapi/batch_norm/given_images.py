@@ -34,7 +34,7 @@ def batches_of(given: Any, batch_size: int, what: str, seed: int | None = None) 
         places = _places(len(given), batch_size, seed)  # type: ignore[arg-type]
         return paddle.io.DataLoader(given, batch_sampler=[each.tolist() for each in places])  # type: ignore[no-any-return]
     if isinstance(given, str | bytes | Path | Mapping) or not hasattr(given, "__iter__"):
-        raise TypeError(f"{what}: a {type(given).__name__}: expected {FORMS}")
+        raise TypeError(f"{what}: of type {type(given).__name__}: expected {FORMS}")
     return given  # type: ignore[no-any-return]
 
 

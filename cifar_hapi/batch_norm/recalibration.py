@@ -20,6 +20,7 @@ from callbacks.population_statistics import population_statistics, tensor_name, 
 from cifar_hapi.batch_norm.arguments import batch_norms, check_counts
 from cifar_hapi.batch_norm.given_images import batches_of, class_numbers, refusals_told
 from cifar_hapi.batch_norm.run_images import run_session, training_images
+from cifar_hapi.batch_norm.words import counted
 from cifar_hapi.engine import layers
 from cifar_hapi.errors import DataError, RecipeError
 from cifar_hapi.loading import Weights, load
@@ -61,7 +62,8 @@ class Recalibration:
     accuracy_after: float | None = None
 
     def __str__(self) -> str:
-        lines = [f"statistics of {self.images} images in {self.batches} batches; layer, mean shift, variance ratio"]
+        of = f"{counted(self.images, 'image')} in {counted(self.batches, 'batch')}"
+        lines = [f"statistics of {of}; layer, mean shift, variance ratio"]
         for each in self.changes:
             shift, ratio = np.abs(each.mean_shift), each.variance_ratio
             lines.append(

@@ -326,7 +326,16 @@ def test_weight_decay_of_scale_and_shift_is_noted(model, seen, kind, decay):
     model.prepare(getattr(paddle.optimizer, kind)(0.1, parameters=parameters, weight_decay=decay), CrossEntropy())
     found = diagnose(model, seen)
     assert [(each.rule, each.severity, each.layer) for each in found] == [("weight-decay", "note", n) for n in NORMS]
-    assert found[0].evidence == {"of scale": 0.01, "of shift": 0.01}
+    assert found[0].evidence == {"decay of scale": 0.01, "decay of shift": 0.01}
+
+
+def test_only_decays_that_there_are_are_told(model, seen):
+    for name in NORMS:
+        norm_of(model, name).weight.regularizer = paddle.regularizer.L2Decay(0.0)
+    sgd = paddle.optimizer.SGD(0.1, parameters=model.network.parameters(), weight_decay=0.01)
+    model.prepare(sgd, CrossEntropy())
+    found = diagnose(model, seen).of("weight-decay")
+    assert [each.shown_evidence for each in found] == ["decay of shift 0.01"] * 4
 
 
 @pytest.mark.parametrize("kind", ["Momentum", "SGD", "Adam"])
@@ -646,6 +655,35 @@ def test_findings_are_json_and_text(model, seen):
     assert str(found.of("tiny-batch")[0]).startswith("warning: tiny-batch: stem.1\n    images 8, ")
 
 
+def test_rules_that_cannot_look_are_counted_and_named(model, seen):
+    bare = Model(model.network)
+    found = diagnose(bare, seen[0])
+    lacking = {
+        "starting-values-left": "training.steps",
+        "train-evaluation-gap": "labels",
+        "tiny-batch": "training.batch_size",
+        "small-last-batch": "training.images",
+        "weight-decay": "optimiser",
+        "unsynchronised": "processes",
+        "shifted-test-images": "test_data",
+    }
+    assert found.unable == lacking and found.to_dict()["unable"] == lacking
+    count = len(RULES)
+    assert found.summary == f"nothing found: 4 batch norms, 200 images, {count - len(lacking)} of {count} rules"
+    assert (
+        str(found).splitlines()[1].startswith("could not look: no training.steps (starting-values-left), no labels (")
+    )
+    all_there = {"test_data": seen, "training": TRAINED_SO, "processes": [other_process(model)]}
+    assert not diagnose(model, seen, **all_there).unable
+    assert diagnose(model, seen, **all_there).summary.endswith(f"200 images, {count} rules")
+
+
+def test_a_network_without_relu_layers_is_one_that_a_rule_cannot_look_at():
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1D(3))
+    found = diagnose(Model(network), np.random.default_rng(0).normal(size=(20, 4)).astype("float32"))
+    assert found.unable["never-positive"] == "ReLU layer behind" and "1 batch norm, 20 images" in found.summary
+
+
 def test_a_rule_of_ones_own_joins_in(model, seen):
     @rule("wide", looks_at="channels", threshold="more than 8", meaning="It is wide.", action="Nothing.")
     def wide(observation):
@@ -715,8 +753,8 @@ class Pairs(paddle.io.Dataset):
         (lambda x, y: [x.transpose(0, 2, 3, 1)], DataError, r"data: float32 \[100, 16, 16, 3\]: stem.0, a Conv2D"),
         (lambda x, y: x[:, :, 0], DataError, r"stem.0, a Conv2D, expects .* finds float32 \[100, 3, 16\]"),
         (lambda x, y: None, RecipeError, "needs data"),
-        (lambda x, y: 5, TypeError, "data: a int: expected an array, a pair"),
-        (lambda x, y: "images/", TypeError, "data: a str: expected an array, a pair"),
+        (lambda x, y: 5, TypeError, "data: of type int: expected an array, a pair"),
+        (lambda x, y: "images/", TypeError, "data: of type str: expected an array, a pair"),
     ],
 )
 def test_data_that_cannot_be_is_refused_in_a_line(model, seen, data, error, text):
@@ -770,7 +808,7 @@ def test_a_run_is_looked_at_with_its_recipe_and_its_validation_images(small_cifa
         found = diagnose(one, data_dir=small_cifar)
         assert found.images == 60  # a tenth of 600
         assert {each.rule for each in found} >= {"tiny-batch", "weight-decay"}
-        assert found.of("weight-decay")[0].evidence == {"of scale": 1e-4, "of shift": 1e-4}
+        assert found.of("weight-decay")[0].evidence == {"decay of scale": 1e-4, "decay of shift": 1e-4}
         assert not found.of("starting-values-left") and not found.of("small-last-batch")
     recipe = run.recipe.with_overrides({"data.dir": str(small_cifar)})
     data = open_data(recipe.data, recipe.seed)
@@ -801,3 +839,20 @@ def test_many_layers_with_the_same_evidence_are_one_line():
 
     assert lines[2:5] == ["note: decay", "    layer0 and 4 other layers: of 0.1", "    last: of 0.2"]
     assert "    layer1: of 0.1" in str(Diagnosis(tuple(same[:3]), 6, 100, 22)).splitlines()
+
+
+def test_findings_of_a_rule_are_one_block_under_the_gravest():
+    grave = Finding("lag", "warning", "a", (), {"off": 0.6}, "It lags.", "Mend it.", "")
+    mild = [dataclasses.replace(grave, severity="note", layer=name) for name in "bcde"]
+    other = dataclasses.replace(grave, rule="dead", severity="note")
+
+    lines = str(Diagnosis((grave, other, *mild), 6, 100, 22)).splitlines()
+
+    assert lines[2:7] == [
+        "warning: lag",
+        "    a: off 0.6",
+        "    note: b and 3 other layers: off 0.6",
+        "    It lags.",
+        "    -> Mend it.",
+    ]
+    assert lines[8:10] == ["note: dead", "    a: off 0.6"]

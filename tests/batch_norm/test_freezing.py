@@ -38,6 +38,8 @@ def test_statistics_stay_through_fit_and_the_rest_learns(stock, scale_and_shift)
     model.fit(batches(), batches(), epochs=2, verbose=0)
     kept = {*STATISTICS, *(PARAMETERS if scale_and_shift else [])}
     assert frozen.layers == ("1",)
+    stays = "running statistics, scale and shift" if scale_and_shift else "running statistics"
+    assert repr(frozen) == f"FrozenBatchNorm({stays} of 1 batch norm stay; undo() ends it)"
     assert changed(model, before) == before.keys() - kept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from callbacks.paddle_model import norm_layers, weights
 from cifar_hapi import Run, diagnose, inspect_batch_norm, load
 from cifar_hapi.batch_norm.rules import RULES
 from cifar_hapi.cli import run_command
-from cifar_hapi.errors import DataError, RunError
+from cifar_hapi.errors import DataError, RecipeError
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,14 @@ def test_without_images_there_is_all_but_a_diagnosis(unrecorded, tmp_path):
 
 
 def test_a_network_without_batch_norm_is_named(trained, monkeypatch):
-    monkeypatch.setattr("cifar_hapi.batch_norm.inspection.norm_layers", lambda network: {})
-    with pytest.raises(RunError, match="its network has no batch norm"):
+    monkeypatch.setattr("cifar_hapi.batch_norm.arguments.norm_layers", lambda network: {})
+    with pytest.raises(RecipeError, match=r"run .*: the network has no batch norm"):
         inspect_batch_norm(trained, diagnosis=False)
+
+
+def test_a_model_is_no_run(trained):
+    with pytest.raises(TypeError, match=r"a Model is no Run or path of one; of a model, diagnose\(model, data\)"):
+        inspect_batch_norm(load(trained))
 
 
 def test_the_command_shows_table_findings_and_page(command, trained, small_cifar):
@@ -104,7 +110,7 @@ def test_the_command_shows_table_findings_and_page(command, trained, small_cifar
     assert lines[0].startswith(f"run {trained}: 19 batch norms, latest weights, step 10")
     assert any(line.startswith("stem.norm ") for line in lines)
     assert (
-        any(line.endswith(f"batch norms, 60 images, {len(RULES)} rules") for line in lines)
+        any(line.endswith(f"batch norms, 60 images, {len(RULES) - 2} of {len(RULES)} rules") for line in lines)
         and lines[-1] == "page: bn.html"
     )
 
@@ -127,11 +133,47 @@ def test_json_is_alone_on_the_output(command, unrecorded):
     assert (code, err) == (0, "page: runs/run/bn/page.html\n") and len(json.loads(out)["layers"]) == 19
 
 
+def test_the_page_is_thought_of_before_the_images_are(command, unrecorded, monkeypatch):
+    monkeypatch.setattr("cifar_hapi.batch_norm.inspection.look", None)
+    for arguments in (["runs/run", "--html", "runs"], ["--html", "runs/run"], ["--html", "runs"]):
+        assert command(*arguments)[0] == 2
+
+
+def test_a_run_that_is_not_there_is_told_before_paddle_loads(command, monkeypatch):
+    monkeypatch.setattr("cifar_hapi.cli.prepare_process", None)
+    assert command("nowhere")[0] == command()[0] == 4
+
+
+def test_lines_in_a_pipe_have_no_blanks_at_their_ends(command, trained, small_cifar):
+    out = command(trained, "--data-dir", small_cifar)[1]
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ({"status": "failed", "error": "NonFiniteLoss: nan"}, "it failed before any were saved (NonFiniteLoss: nan)"),
+        ({"status": "interrupted"}, "none were saved before it was interrupted"),
+    ],
+)
+def test_a_newest_run_without_weights_says_why(command, unrecorded, status, told):
+    shutil.rmtree(unrecorded / "checkpoints")
+    Run(unrecorded).update(**status)
+    code, out, err = command()
+    assert (code, out) == (4, "")
+    assert err == f"error: run runs/run: has no latest weights: {told}; name another run\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["runs/run", "--weights", "worst"], 2, "'worst' is not one of"),
-        (["--no-diagnosis", "--html", "runs/run"], 2, "is a folder; name a file for the page"),
+        (
+            ["--html", "runs/run"],
+            2,
+            "runs/run is a run, not a file for the page: name it first: cifar-hapi bn",
+        ),
+        (["--html", "runs"], 2, "is a folder; name a file for the page"),
         (["runs/run", "--data-dir", "runs"], 3, "without images there is no diagnosis: --no-diagnosis"),
         (["nowhere"], 4, "nowhere is no run"),
     ],
@@ -145,11 +187,19 @@ def test_what_cannot_be_is_one_line_and_an_exit_code(command, unrecorded, monkey
         assert err.count("\n") == 1
 
 
-def test_damaged_records_are_an_error_of_the_run(command, unrecorded):
+def test_damaged_records_are_warned_of_and_the_layers_shown_without_their_course(command, unrecorded):
     (unrecorded / "bn").mkdir()
     (unrecorded / "bn" / "stats.jsonl").write_text("nonsense\n")
-    code, _, err = command("runs/run", "--no-diagnosis")
-    assert code == 4 and "stats.jsonl, line 1: no header" in err and err.count("\n") == 1
+    warned = r"stats.jsonl, line 1: no header .*; remove runs/run/bn/stats.jsonl, or its damaged end"
+    with pytest.warns(UserWarning, match=warned):
+        code, out, err = command("runs/run", "--no-diagnosis", "--html", "bn.html")
+    assert (code, err) == (0, "")
+    assert "recorded in training, and not readable: run runs/run: runs/run/bn/stats.jsonl, line 1" in out
+    assert "stem.norm " in out and "in time" not in out and "to record" not in out
+    assert "and not readable: run runs/run" in Path("bn.html").read_text("utf-8")
+    with pytest.warns(UserWarning, match=warned):
+        told = json.loads(command("runs/run", "--no-diagnosis", "--json")[1])
+    assert told["recorded"] is None and "line 1: no header" in told["damage"]
 
 
 def test_records_without_a_record_are_none(unrecorded, trained):

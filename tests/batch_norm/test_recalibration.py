@@ -223,7 +223,7 @@ def frozen():
         (two_norms(), [], {}, ValueError, r"batches has none \(left"),
         (two_norms(), IMAGES, {"evaluation": iter(batches(9))}, RecipeError, "evaluation is gone through twice"),
         (two_norms(), None, {}, RecipeError, "a model needs images"),
-        (two_norms(), 5, {}, TypeError, "images: a int: expected an array, a pair"),
+        (two_norms(), 5, {}, TypeError, "images: of type int: expected an array, a pair"),
         (two_norms(), (IMAGES, LABELS[:5]), {}, DataError, "images: 23 images have 5 labels"),
         (two_norms(), Pairs(), {"evaluation": IMAGES}, DataError, "evaluation: a batch has 0 labels, not 1"),
         (two_norms(), IMAGES, {"evaluation": (IMAGES, LABELS / 2)}, DataError, "evaluation: labels are float64"),
