@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_training import small_fit
 
 from callbacks.bn_layout import SUMMARY
 from callbacks.paddle_model import norm_layers, weights
@@ -19,10 +18,9 @@ from cifar_hapi.errors import DataError, RecipeError
 
 
 @pytest.fixture(scope="module")
-def trained(small_cifar, tmp_path_factory):
-    """Two epochs, recorded before and after each, with a probe; on disk alone."""
-    options = {"bn_stats.every_epochs": 1, "bn_stats.probe": 20, "bn_stats.channels": "all"}
-    return small_fit(small_cifar, tmp_path_factory.mktemp("runs") / "run", **options).path
+def trained(recorded_run):
+    """The run on disk alone."""
+    return recorded_run.path
 
 
 @pytest.fixture
@@ -46,7 +44,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 
 def test_an_inspection_has_the_layers_the_records_and_the_diagnosis(trained):
-    found = inspect_batch_norm(trained, images=50)
+    found = inspect_batch_norm(trained, images=20)
     model = load(trained)
     assert [layer.name for layer in found.layers] == list(norm_layers(model.network))
     tensors = weights(model)
@@ -54,23 +52,23 @@ def test_an_inspection_has_the_layers_the_records_and_the_diagnosis(trained):
         np.testing.assert_array_equal(layer.tensors["running_mean"], tensors[f"{layer.name}._mean"])
         np.testing.assert_array_equal(layer.tensors["scale"], tensors[f"{layer.name}.weight"])
         assert layer.away is not None and layer.away.typical_mean >= 0
-    assert found.step == 10 and found.images == 50 and found.records.epochs.tolist() == [0, 1, 2]
-    assert found.diagnosis == diagnose(trained, images=50)
+    assert found.step == 10 and found.images == 20 and found.records.epochs.tolist() == [0, 1, 2]
+    assert found.diagnosis == diagnose(trained, images=20)
 
 
 def test_the_distance_is_that_of_the_running_statistics_from_the_true_ones(trained):
-    layer = inspect_batch_norm(trained, images=50).layers[0]
+    layer = inspect_batch_norm(trained, images=20).layers[0]
     true, held = layer.true, layer.tensors
     root = np.sqrt(true.variance + 1e-5)
     np.testing.assert_allclose(layer.away.mean, (held["running_mean"] - true.mean) / root, rtol=1e-4)
 
 
 def test_json_has_summaries_of_all_tensors(trained):
-    found = inspect_batch_norm(trained, images=50)
+    found = inspect_batch_norm(trained, images=20)
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert told["step"] == 10 and told["weights"] == "latest" and told["run"] == str(trained)
     assert told["recorded"]["steps"] == [0, 5, 10] and told["recorded"]["channels"] == "all"
-    assert told["diagnosis"]["images"] == 50
+    assert told["diagnosis"]["images"] == 20
     for layer, held in zip(told["layers"], found.layers, strict=True):
         assert list(layer["running_variance"]) == list(SUMMARY) and layer["channels"] == held.channels
         assert layer["shift"]["max"] == pytest.approx(float(held.tensors["shift"].max()))
@@ -109,8 +107,9 @@ def test_the_command_shows_table_findings_and_page(command, trained, small_cifar
     lines = out.splitlines()
     assert lines[0].startswith(f"run {trained}: 19 batch norms, latest weights, step 10")
     assert any(line.startswith("stem.norm ") for line in lines)
+    assert [line for line in lines if line != line.rstrip()] == []
     assert (
-        any(line.endswith(f"batch norms, 60 images, {len(RULES) - 2} of {len(RULES)} rules") for line in lines)
+        any(line.endswith(f"batch norms, 30 images, {len(RULES) - 2} of {len(RULES)} rules") for line in lines)
         and lines[-1] == "page: bn.html"
     )
 
@@ -142,11 +141,6 @@ def test_the_page_is_thought_of_before_the_images_are(command, unrecorded, monke
 def test_a_run_that_is_not_there_is_told_before_paddle_loads(command, monkeypatch):
     monkeypatch.setattr("cifar_hapi.cli.prepare_process", None)
     assert command("nowhere")[0] == command()[0] == 4
-
-
-def test_lines_in_a_pipe_have_no_blanks_at_their_ends(command, trained, small_cifar):
-    out = command(trained, "--data-dir", small_cifar)[1]
-    assert [line for line in out.splitlines() if line != line.rstrip()] == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from small_training import small_fit, write_small_cifar
+from small_training import write_small_cifar
 
 from cifar_hapi import accelerate, load, recalibrate
 from cifar_hapi.batch_norm import freeze_batch_norm
@@ -294,38 +294,31 @@ def test_a_dataset_is_shuffled_and_cut_into_even_batches():
     np.testing.assert_allclose(network._mean.numpy(), order.mean(), rtol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def run(small_cifar, tmp_path_factory):
-    """A run whose running statistics lag: few steps, and no shuffling of what they are looked at."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    return small_fit(small_cifar, path, epochs=1, **{"network.name": "speednet"})
-
-
-def test_a_run_is_recalibrated_on_its_training_images_as_it_was_trained(run, small_cifar):
-    files = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
-    found = recalibrate(str(run.path), batches=2, data_dir=small_cifar)
-    assert (found.images, found.batches) == (200, 2)
-    recipe = run.recipe.with_overrides({"data.dir": str(small_cifar)})
-    by_hand = load(run.path)
+def test_a_run_is_recalibrated_on_its_training_images_as_it_was_trained(recorded_run, small_cifar):
+    files = {file: file.read_bytes() for file in recorded_run.path.rglob("*") if file.is_file()}
+    found = recalibrate(str(recorded_run.path), batches=2, data_dir=small_cifar)
+    assert (found.images, found.batches) == (108, 2)
+    recipe = recorded_run.recipe.with_overrides({"data.dir": str(small_cifar)})
+    by_hand = load(recorded_run.path)
     batches = build_training(recipe, open_data(recipe.data, recipe.seed))[1][0]
     recalibrate(by_hand, batches, batches=2)
     expected = state(by_hand.network)
     assert changed(found.model.network, expected) == set()
-    assert changed(load(run.path).network, expected) != set()
-    assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == files
+    assert changed(load(recorded_run.path).network, expected) != set()
+    assert {file: file.read_bytes() for file in recorded_run.path.rglob("*") if file.is_file()} == files
 
 
-def test_the_model_that_fit_left_is_recalibrated_itself(run, small_cifar):
-    kept = state(run.model.network)
-    assert recalibrate(run, IMAGES.repeat(4, 2).repeat(4, 3)).model is run.model
-    assert changed(run.model.network, kept) != set()
-    assert recalibrate(run, batches=1, weights="best", data_dir=small_cifar).model is not run.model
+def test_the_model_that_fit_left_is_recalibrated_itself(recorded_run, small_cifar):
+    kept = state(recorded_run.model.network)
+    assert recalibrate(recorded_run, IMAGES.repeat(4, 2).repeat(4, 3)).model is recorded_run.model
+    assert changed(recorded_run.model.network, kept) != set()
+    assert recalibrate(recorded_run, batches=1, weights="best", data_dir=small_cifar).model is not recorded_run.model
 
 
-def test_other_images_than_the_run_recorded_are_refused(run, tmp_path):
+def test_other_images_than_the_run_recorded_are_refused(recorded_run, tmp_path):
     write_small_cifar(tmp_path, seed=1)
     with pytest.raises(DataError, match=r"not the images that run .* recorded \(train\); give images to recalibrate"):
-        recalibrate(run.path, data_dir=tmp_path)
+        recalibrate(recorded_run.path, data_dir=tmp_path)
 
 
 def test_after_an_error_in_the_middle_all_is_as_before():
