@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cifar_hapi.prediction import Predictions, predict
     from cifar_hapi.recipe import Recipe
     from cifar_hapi.run import Run
+    from cifar_hapi.saving import save_as_run
     from cifar_hapi.training import fit
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "load": "loading",
     "predict": "prediction",
     "recalibrate": "batch_norm",
+    "save_as_run": "saving",
 }
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "load",
     "predict",
     "recalibrate",
+    "save_as_run",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import traceback
 import warnings
@@ -13,8 +14,9 @@ from typing import Any, NoReturn, get_args
 import click
 
 from cifar_hapi._version import __version__
-from cifar_hapi.errors import CifarHapiError
+from cifar_hapi.errors import CifarHapiError, RecipeError
 from cifar_hapi.recipe import Recipe, Views, overrides_by_key, parse_override, recipe_names, recipe_text
+from cifar_hapi.run_path import check_run, is_run
 from cifar_hapi.runtime import cache_folder, prepare_process
 
 
@@ -27,13 +29,18 @@ def main() -> NoReturn:
 def run_command(arguments: list[str]) -> int:
     """Run the command line `arguments`; the exit code. Errors are one line unless `--debug` is among the arguments."""
     try:
-        return cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False) or 0
+        code = cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
+    except BrokenPipeError:  # whoever reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python, which flushes once more as it ends
+        return 1
     except (CifarHapiError, ArithmeticError, ImportError, OSError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -143,6 +150,7 @@ def resume(
               cifar-hapi resume runs/resnet20-20260101-120000 --epochs 20
     """
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
+    check_run(run)
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.run import Run
@@ -181,6 +189,7 @@ def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> No
     \b
     Example:  cifar-hapi evaluate runs/quick-20260101-120000 --json
     """
+    check_run(run)
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.evaluation import evaluate as evaluate_run
@@ -214,6 +223,7 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, qu
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    check_run(run)
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.prediction import predict as predict_images
@@ -236,11 +246,14 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, qu
         terminal.show_predictions(terminal.console(), predictions)
 
 
+_DIAGNOSIS = "Whether to look for what is wrong, by images of the run's data; without, no data are needed."
+
+
 @cli.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @_data_dir
 @_weights
-@click.option("--diagnosis/--no-diagnosis", default=True, help="Show the network images, and tell what is wrong.")
+@click.option("--diagnosis/--no-diagnosis", default=True, help=_DIAGNOSIS)
 @click.option(
     "--html",
     is_flag=False,
@@ -257,21 +270,28 @@ def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options
     Example:  cifar-hapi bn
               cifar-hapi bn runs/quick-20260101-120000 --html
     """
+    if html and run is None and is_run(html):
+        raise RecipeError(f"{html} is a run, not a file for the page: name it first: cifar-hapi bn {html} --html")
+    check_run(run)
     prepare_process()
     from rich.console import Console
 
     from cifar_hapi.batch_norm.inspection import inspect_batch_norm
     from cifar_hapi.batch_norm.table import show, show_summary
+    from cifar_hapi.report import check_page
     from cifar_hapi.run import Run
 
     found = Run(run) if run else Run.newest()
+    page = None if html is None else Path(html or found.bn_page_path)
+    if page is not None:
+        check_page(page)
     inspection = inspect_batch_norm(found, **options)
     if as_json:
         click.echo(json.dumps(inspection.to_dict(), indent=1))
     else:
         (show_summary if quiet else show)(Console(highlight=False, markup=False), inspection)
-    if html is not None:
-        click.echo(f"page: {inspection.write_html(html or found.bn_page_path)}", err=as_json)
+    if page is not None:
+        click.echo(f"page: {inspection.write_html(page)}", err=as_json)
 
 
 @cli.command()

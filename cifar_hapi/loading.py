@@ -42,7 +42,7 @@ def load_with_engine(run: Run | str | Path, weights: Weights, engine: str | None
     run = run if isinstance(run, Run) else Run(run)
     recipe = run.recipe.with_overrides({} if engine is None else {"engine": engine})
     apply_settings()
-    tensors, device = _read_weights(run, weights), str(paddle.get_device())
+    tensors, device = read_weights(run, weights), str(paddle.get_device())
     try:
         network = build_declared_network(recipe.network, len(run.data.class_names), recipe.data_format(device))
     except RecipeError as error:
@@ -90,7 +90,8 @@ def checkpoint_step(run: Run, weights: Weights) -> int:
     return step_of(_checkpoint_name(run, weights))
 
 
-def _read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
+def read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
+    """The run's `latest` or `best` weights by name. Raises RunError where there are none, or they are damaged."""
     name = _checkpoint_name(run, weights)
     try:
         return run.checkpoints.read_weights(name)
@@ -106,8 +107,17 @@ def _checkpoint_name(run: Run, weights: Weights) -> str:
     except CheckpointError as error:
         raise RunError(f"run {run.path}: {error}") from None
     if name is None:
-        raise RunError(f"run {run.path}: has no {weights} weights (its status is {run.status}); name another run")
+        raise RunError(f"run {run.path}: has no {weights} weights: {_why_none(run, weights)}; name another run")
     return name
+
+
+def _why_none(run: Run, weights: Weights) -> str:
+    """How a run came to have no such weights."""
+    if weights == "best" and run.checkpoints.names():
+        return "without validation images there is no best"
+    error = run.manifest.get("error")
+    how = {"failed": f"it failed before any were saved ({error})", "running": "none have been saved yet"}
+    return how.get(run.status, f"none were saved before it was {run.status}")
 
 
 def _declared(recipe: NetworkRecipe, num_classes: int) -> dict[str, Any]:

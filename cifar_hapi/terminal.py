@@ -11,6 +11,7 @@ from rich.table import Table
 
 from callbacks.watch import Watch
 from cifar_hapi.data.sources import Data
+from cifar_hapi.piped import trimmed
 from cifar_hapi.prediction import Predictions
 from cifar_hapi.pretrained import Start
 from cifar_hapi.recipe import Recipe
@@ -56,11 +57,9 @@ def summarise(out: Console, run: Run, report: str = "") -> None:
     """How a training went, where its files and its report are, and what to type next."""
     history, evaluation = run.history, run.evaluation
     assert evaluation is not None, "fit() evaluates before it summarises"
-    seconds = sum(record["seconds"] for record in history)
-    images = sum(record["seconds"] * record["images_per_second"] for record in history)
     rows = [
         ("epochs", _best_and_last(run.recipe, history)),
-        ("time", f"{run.manifest['seconds']:.0f} s in all; {images / max(seconds, 1e-9):.0f} images/s in training"),
+        ("time", f"{run.manifest['seconds']:.0f} s in all{_speed(history)}"),
         ("files", str(run.path)),
         *([("report", report)] if report else []),
         ("next", f"cifar-hapi evaluate {run.path}"),
@@ -101,7 +100,8 @@ def show_evaluation(out: Console, evaluation: dict[str, Any]) -> None:
         row[place] = 0
         mistaken = f"{names[row.argmax()]} ({row.max()})" if row.max() else ""
         table.add_row(name, f"{evaluation['per_class'][name]:.2%}", str(confusion[place].sum()), mistaken)
-    out.print(table)
+    with trimmed(out):
+        out.print(table)
 
 
 def show_predictions(out: Console, predictions: Predictions, top: int = 3) -> None:
@@ -129,6 +129,13 @@ def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
         f"{kind} {record['epoch']} ({monitor} {record.get(monitor, float('nan')):.4f})"
         for kind, record in (("best", best), ("last", last))
     )
+
+
+def _speed(history: list[dict[str, Any]]) -> str:
+    """Images a second in training; a training of one step, which prepares others, has no such figure."""
+    seconds = sum(record["seconds"] for record in history)
+    images = sum(record["seconds"] * record["images_per_second"] for record in history)
+    return f"; {images / seconds:.0f} images/s in training" if images else ""
 
 
 def _short(path: str) -> str:

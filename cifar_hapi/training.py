@@ -181,7 +181,7 @@ def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader
     data_format = recipe.data_format(device)
     kind, size = DeviceLoader if _on_device(recipe, data, device) else BatchLoader, recipe.data.image_size
     loader = partial(kind, image_size=size, data_format=data_format)
-    training = _training_loader(loader, recipe, data)
+    training = training_loader(loader, recipe, data)
     classes, asked = len(data.train.class_names), recipe.network.num_classes
     if asked not in (None, classes):
         raise RecipeError(f"network.num_classes = {asked}: {data.name} has {classes} classes; leave the key out")
@@ -204,7 +204,8 @@ def _on_device(recipe: Recipe, data: Data, device: str) -> bool:
     return fits_on(device, data.train, data.val) if asked == "auto" else asked
 
 
-def _training_loader(loader: Callable[..., BatchLoader], recipe: Recipe, data: Data) -> BatchLoader:
+def training_loader(loader: Callable[..., BatchLoader], recipe: Recipe, data: Data) -> BatchLoader:
+    """The training images, shuffled and varied as `recipe` says; `loader` makes it, a BatchLoader or one like it."""
     augmentation = Augmentation(
         crop_padding=recipe.augment.crop_padding,
         padding_mode=recipe.augment.padding_mode,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -208,6 +209,18 @@ def test_ctrl_c_ends_with_130_and_a_readable_run(small_cifar, tmp_path):
     assert process.returncode == 130 and err.splitlines()[-1] == "interrupted" and "Traceback" not in err
     run = Run(tmp_path / "run")
     assert run.status == "interrupted" and len(run.history) >= 2
+
+
+@pytest.mark.parametrize("arguments", [["recipes", "resnet20"], ["evaluate", "RUN"], ["bn", "RUN", "--no-diagnosis"]])
+def test_a_reader_that_leaves_is_not_complained_of(run, tmp_path, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(run.path) if each == "RUN" else each for each in arguments]
+    found = subprocess.run(
+        [sys.executable, "-m", "cifar_hapi", *command], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (1, "")
 
 
 def test_a_quiet_program_prints_its_result_alone(small_cifar, tmp_path):
