@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ from callbacks import (
 from callbacks.paddle_model import scheduler
 from cifar_hapi import terminal
 from cifar_hapi.comparison import trained_parameters
-from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import normalise
 from cifar_hapi.data.resize import resize
 from cifar_hapi.data.sources import Data, open_data
+from cifar_hapi.data.training_loader import training_loader
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.evaluation import record_evaluation
@@ -202,26 +202,6 @@ def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader
 def _on_device(recipe: Recipe, data: Data, device: str) -> bool:
     asked = recipe.data.on_device
     return fits_on(device, data.train, data.val) if asked == "auto" else asked
-
-
-def training_loader(loader: Callable[..., BatchLoader], recipe: Recipe, data: Data) -> BatchLoader:
-    """The training images, shuffled and varied as `recipe` says; `loader` makes it, a BatchLoader or one like it."""
-    augmentation = Augmentation(
-        crop_padding=recipe.augment.crop_padding,
-        padding_mode=recipe.augment.padding_mode,
-        flip=recipe.augment.flip,
-        cutout=recipe.augment.cutout,
-    )
-    return loader(
-        data.train,
-        recipe.batch_size,
-        augmentation=augmentation,
-        mean=data.mean,
-        std=data.std,
-        shuffle=True,
-        drop_last=len(data.train) >= recipe.batch_size,  # batch norm should not see a last batch of a few images
-        seed=recipe.seed,
-    )
 
 
 def _train(

@@ -10,11 +10,11 @@ from pathlib import Path
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import Data, open_data
+from cifar_hapi.data.training_loader import training_loader
 from cifar_hapi.errors import DataError
 from cifar_hapi.recipe import Recipe
 from cifar_hapi.run import Run
 from cifar_hapi.runtime import paddle_session
-from cifar_hapi.training import training_loader
 
 
 def run_session(run: Run) -> AbstractContextManager[str]:

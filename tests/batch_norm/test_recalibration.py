@@ -9,7 +9,7 @@ from paddle import nn
 from small_training import write_small_cifar
 
 from cifar_hapi import accelerate, load, recalibrate
-from cifar_hapi.batch_norm import freeze_batch_norm
+from cifar_hapi.batch_norm.freezing import freeze_batch_norm
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import open_data
