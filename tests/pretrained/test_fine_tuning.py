@@ -199,9 +199,10 @@ def test_the_groups_in_the_documents_are_those_of_the_network():
     recipe = Recipe.from_dict(tomllib.loads(block))
     network = tiny_network()
     build_optimizer(recipe.optimizer, recipe.schedule, network, 1, 1)
-    rates = {name: 0.001 * parameter.optimize_attr["learning_rate"] for name, parameter in network.named_parameters()}
-    for name, rate in rates.items():
-        assert rate == pytest.approx({"stem": 1e-5, "head": 1e-3}.get(name.split(".")[0], 1e-4))
+    for name, parameter in network.named_parameters():
+        if not parameter.stop_gradient:  # Paddle counts running statistics among them
+            expected = {"stem": 1e-5, "head": 1e-3}.get(name.split(".")[0], 1e-4)
+            assert 0.001 * parameter.optimize_attr["learning_rate"] == pytest.approx(expected)
 
 
 def interrupted(small_cifar, folder, file, steps, **options):
