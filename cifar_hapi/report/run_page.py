@@ -48,7 +48,8 @@ def write_report(
     Raises ImportError, saying what to install, without the extra `report`; RunError for a run that is missing or
     damaged; RecipeError where `out` is absent or is a folder.
     """
-    require("jinja2"), require("plotly.offline")
+    for library in ("jinja2", "plotly.offline"):  # before anything is read or computed
+        require(library)
     opened = opened_runs(runs)
     path = _place(opened, out)
     reported = [_Reported.of(run, name, data_dir, images) for run, name in zip(opened, _names(opened), strict=True)]

@@ -20,7 +20,9 @@ from cifar_hapi import RecipeError, Run, RunError
 from cifar_hapi.answers import read_answers
 from cifar_hapi.data.archives import read_cifar
 from cifar_hapi.report import write_report
+from cifar_hapi.report.course_figures import on_legend
 
+NAMES = ("one", "two", "third_of_a_rather_long_name_that_breaks_nowhere")
 HOSTILE = "<img src=x onerror=window.hurt=1></script><script>window.hurt=1</script>{{7*7}}%{x}"
 
 
@@ -45,7 +47,10 @@ def page(run):
 @pytest.fixture(scope="module")
 def several(small_cifar, tmp_path_factory):
     place = tmp_path_factory.mktemp("several")
-    runs = [examples.written_run(place / name, small_cifar, epochs=epochs) for name, epochs in (("one", 3), ("two", 5))]
+    runs = [
+        examples.written_run(place / name, small_cifar, epochs=epochs)
+        for name, epochs in zip(NAMES, (3, 5, 4), strict=True)
+    ]
     return write_report(runs, place / "both.html")
 
 
@@ -191,13 +196,13 @@ def test_the_page_prints_as_a_few_sheets(driver, page):
 def test_several_runs_stand_beside_each_other(driver, several):
     browser.shown(driver, several)
     assert browser.complaints(driver) == []
-    assert texts(driver, "h1") == ["2 runs compared"]
-    assert texts(driver, "thead th") == ["", "one", "two"] * 2
-    assert "epochs35" in texts(driver, "tbody tr")
+    assert texts(driver, "h1") == ["3 runs compared"]
+    assert texts(driver, "thead th") == ["", *NAMES] * 2
+    assert "epochs354" in texts(driver, "tbody tr")
     names = driver.execute_script(
         "return [...document.querySelector('[data-picture=loss]')._fullData].map(each => each.name)"
     )
-    assert names == ["one", "one", "two", "two"]
+    assert names == [on_legend(name) for name in NAMES for _ in range(2)]
     assert "two: mistakes and samples" in texts(driver, "h2.part")
 
 
