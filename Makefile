@@ -54,7 +54,7 @@ results: $(INSTALLED)  ## the runs of docs/results.md on CIFAR-10 (hours; stop a
 	@$(BIN)/python docs/results/train.py $(ARGS)
 
 docs: $(INSTALLED_DOCS)  ## the pages of docs/ as a site, in site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo 'site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site'
 
 bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goes to each)

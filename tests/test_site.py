@@ -56,6 +56,20 @@ def test_formulas_become_mathml(building, html, display):
 
 
 @pytest.mark.parametrize(
+    ("uri", "text", "expected"),
+    [
+        ("tutorial/zh-CN/a.md", "一行。\n二行。\n\nend\n三\nfour", "一行。二行。\n\nend\n三\nfour"),
+        ("tutorial/a.md", "一行。\n二行。", "一行。\n二行。"),
+    ],
+)
+def test_lines_of_chinese_pages_are_joined_without_a_space(building, uri, text, expected):
+    hook, page = building("language", needs="mkdocs"), SimpleNamespace(file=SimpleNamespace(src_uri=uri))
+    assert hook.on_page_markdown(text, page) == expected
+    told = hook.on_post_page('<html lang="en">', page)
+    assert told == ('<html lang="zh-CN">' if "zh-CN" in uri else '<html lang="en">')
+
+
+@pytest.mark.parametrize(
     ("html", "refused"),
     [
         ('<script src="https://x.org/a.js">', True),
