@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
 INSTALLED_REPORT := $(INSTALLED)-report
+INSTALLED_DOCS := $(INSTALLED)-docs
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
@@ -16,7 +17,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report test lint format smoke tutorial results bench clean
+.PHONY: help train resume evaluate report test lint format smoke tutorial docs results bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -56,6 +57,10 @@ tutorial: $(INSTALLED_DEV)  ## run the notebooks of docs/tutorial
 results: $(INSTALLED)  ## the runs of docs/results.md on CIFAR-10 (hours; stop and go on at will; ARGS= some of them)
 	@$(BIN)/python docs/results/train.py $(ARGS)
 
+docs: $(INSTALLED_DOCS)  ## the pages of docs/ as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo 'site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site'
+
 bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goes to each)
 	@test -e $(INSTALLED_TORCH) || { $(PYTHON) -m venv .venv-torch \
 		&& .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) numpy \
@@ -63,7 +68,7 @@ bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goe
 	@$(foreach name,$(BENCH),$(if $(filter loader,$(name)),OMP_NUM_THREADS=1 )$(BIN)/python -m benchmarks.$(name) $(ARGS) &&) true
 
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): $(PACKAGING)
@@ -77,6 +82,10 @@ $(INSTALLED_DEV): $(PACKAGING)
 $(INSTALLED_REPORT): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
 	@touch $@
+
+$(INSTALLED_DOCS): $(PACKAGING)
+	$(call install,.[$(DEVICE)$(comma)dev$(comma)docs])
+	@touch $(INSTALLED) $(INSTALLED_DEV) $@
 
 comma := ,
 define install

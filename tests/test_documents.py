@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
+import callbacks
+import cifar_hapi
 from cifar_hapi import recipe
 from cifar_hapi.data.synthetic import write_synthetic
+from cifar_hapi.networks import registry
 from cifar_hapi.pretrained import names
-from cifar_hapi.recipe import known_keys
+from cifar_hapi.recipe import Recipe, known_keys
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")  # the Chinese one shows the same code, see below
 DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 PAGES = {
     page: (ROOT / "docs" / f"{page}.md").read_text("utf-8")
-    for page in ("callbacks", "batch-norm", "batch-norm-formulas")
+    for page in ("callbacks", "batch-norm", "batch-norm-formulas", "getting-started", "contributing")
 }
 BLOCKS = [
     pytest.param(block, id=f"{name}, block {number}")
@@ -35,11 +38,42 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = partial(write_synthetic, train=300, test=50)
     monkeypatch.setattr("cifar_hapi.data.sources.write_synthetic", lambda folder: small(tmp_path / "synthetic"))
+    monkeypatch.setattr(registry, "NETWORKS", dict(registry.NETWORKS))  # a page registers a network
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_in_the_documents_runs(block, empty_folder):
-    exec(compile(block, "README", "exec"), {"__name__": "readme"})
+    exec(compile(block, "README", "exec", dont_inherit=True), {"__name__": "readme"})
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+def test_the_test_that_is_shown_passes(tmp_path):
+    (block,) = (block for block in blocks("contributing", "python") if "def test_" in block)
+    file = tmp_path / "test_shown.py"
+    file.write_text(block, "utf-8")
+    assert pytest.main(["-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", str(file)]) == 0
+
+
+def test_the_recipe_that_is_shown_can_be_trained(tmp_path):
+    (block,) = blocks("contributing", "toml")
+    (tmp_path / "mine.toml").write_text(block, "utf-8")
+    shown = Recipe.load(tmp_path / "mine.toml")
+    assert (shown.name, shown.epochs, shown.network.name) == ("mine", 5, "resnet20")
+
+
+def test_what_is_to_be_imitated_is_short():
+    lengths = [block.count("\n") for language in ("python", "toml") for block in blocks("contributing", language)]
+    assert len(lengths) == 4 and max(lengths) < 20, lengths
+
+
+@pytest.mark.parametrize("package", [cifar_hapi, callbacks], ids=lambda package: package.__name__)
+def test_every_public_name_is_in_the_api(package):
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    shown = set(re.findall(rf"^::: {package.__name__}\.(\w+)$", text, re.MULTILINE))
+    assert shown == {name for name in package.__all__ if not name.startswith("_")}
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)

@@ -41,6 +41,7 @@ def make(*arguments, folder=ROOT, **environment):
         (["bench", "BENCH=loop training", "ARGS=--json"], "python -m benchmarks.loop --json && "),
         (["train"], "pip install --quiet --disable-pip-version-check -e '.[cpu]'"),
         (["test"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'"),
+        (["docs"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev,docs]'"),
         (["train", "DEVICE=gpu"], "pip install --quiet --disable-pip-version-check -e '.[gpu]'"),
         (["train", "DEVICE=gpu"], "pip uninstall --quiet --yes paddlepaddle "),
         (["train"], "pip uninstall --quiet --yes paddlepaddle-gpu "),
