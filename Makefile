@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
 INSTALLED_DOCS := $(INSTALLED)-docs
+INSTALLED_REPORT := $(INSTALLED)-report
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
@@ -16,7 +17,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate test lint format smoke tutorial docs results bench clean
+.PHONY: help train resume evaluate report test lint format smoke tutorial docs results bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -31,6 +32,9 @@ resume: $(INSTALLED)  ## go on with RUN= (the newest if absent) where it was int
 
 evaluate: $(INSTALLED)  ## evaluate RUN= (the newest if absent) on the whole test set
 	@$(BIN)/cifar-hapi evaluate $(RUN) $(if $(DATA),--data $(DATA)) --device $(DEVICE) $(ARGS)
+
+report: $(INSTALLED_REPORT)  ## write a page about RUN= (the newest if absent; several with ARGS="--out FILE")
+	@$(BIN)/cifar-hapi report $(RUN) $(ARGS)
 
 test: $(INSTALLED_DEV)  ## run the tests (ARGS= goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
@@ -78,6 +82,10 @@ $(INSTALLED_DEV): $(PACKAGING)
 $(INSTALLED_DOCS): $(PACKAGING)
 	$(call install,.[$(DEVICE)$(comma)dev$(comma)docs])
 	@touch $(INSTALLED) $(INSTALLED_DEV) $@
+
+$(INSTALLED_REPORT): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
+	@touch $@
 
 comma := ,
 define install

@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 
 from callbacks import random_state
+from callbacks.network_input import UnfitInput, output_of
 from callbacks.paddle_model import all_axes_but_channels, as_tensors, inputs_and_labels, modes_kept, norm_tensors
 
 
@@ -19,12 +20,16 @@ def probe(model: Any, norms: dict[str, nn.Layer], batch: Any) -> dict[str, paddl
     One forward pass, in which all is in evaluation mode: each layer sees what it would see when the network is used.
     batch: an array, or inputs first. Returns float32 [3, C] by name, on the device; layers that are not called are not
     in it. Running statistics and other buffers, modes, gradients and random numbers are afterwards what they were.
+    Raises UnfitInput for a batch that the network does not take.
     """
     calls: dict[str, list[_Call]] = {}
     with _undisturbed(model.network, list(norms.values())), contextlib.ExitStack() as hooks:
         for name, norm in norms.items():
             hooks.callback(norm.register_forward_post_hook(_noting(calls.setdefault(name, []))).remove)
-        model.network(*as_tensors(inputs_and_labels(model, batch)[0]))
+        try:
+            output_of(model.network, as_tensors(inputs_and_labels(model, batch)[0]))
+        except UnfitInput as error:
+            raise UnfitInput(f"BatchNormStats: probe: {error}") from error
         return {name: _together(each) for name, each in calls.items() if each}
 
 

@@ -19,6 +19,8 @@ def load_bn_stats(path: str | Path) -> BatchNormRecords:
     Raises OSError where the file cannot be read, and ValueError naming file and line for anything that isn't a record.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name the file, of a run {path / 'bn' / 'stats.jsonl'}")
     with path.open("rb") as file:
         layout = read_header(file, path)
         records = list(read_records(file, path, layout))

@@ -45,7 +45,8 @@ class BatchNormStats(EpochLogs):
 
     After a resume the file goes on behind the record that the checkpoint knows of. A record that cannot be written is
     warned of and left out. Of several processes the first one records. Raises ValueError where a network has no
-    batch-norm layer, and CheckpointError where the file to go on with was recorded with other settings.
+    batch-norm layer or does not take the probe, with the file as it was, and for a path that is a folder;
+    CheckpointError where the file to go on with was recorded with other settings.
     """
 
     @dataclass
@@ -70,6 +71,8 @@ class BatchNormStats(EpochLogs):
                 raise ValueError(f"BatchNormStats: {name} = {count}: must be at least 1")
         if channels not in ("summary", "all"):
             raise ValueError(f'BatchNormStats: channels = {channels!r}: "summary" or "all"')
+        if Path(path).is_dir():
+            raise ValueError(f"BatchNormStats: path = {str(path)!r}: is a folder; name a file in it, such as bn.jsonl")
         self.path, self.channels, self.probe, self.gradients = Path(path), channels, probe, gradients
         self.every_epochs, self.every_steps = every_epochs, every_steps
         self._gradients = NormGradients()
@@ -119,8 +122,9 @@ class BatchNormStats(EpochLogs):
         epoch, step = (self.params.get(f"initial_{unit}") or 0 for unit in ("epoch", "step"))
         self.state.step = epoch * (self.params.get("steps") or 0) + step
         if is_writer():
+            values = self._measured()  # first: a probe that the network does not take leaves an earlier file alone
             self._file.begin()
-            self._write(epoch + (step > 0))
+            self._write(epoch + (step > 0), values)
 
     def _go_on(self) -> None:
         """Leave in the file what the checkpoint knows of."""
@@ -168,15 +172,18 @@ class BatchNormStats(EpochLogs):
     def _epoch_is_due(self) -> bool:
         return self.every_epochs is not None and self._epoch_number() % self.every_epochs == 0
 
-    def _write(self, epoch: int) -> None:
-        """One record of the present state, unless there is one of this step."""
+    def _measured(self) -> dict[str, np.ndarray]:
+        return measured(self.model, self._norms, self.probe, self._gradients if self.gradients else None)
+
+    def _write(self, epoch: int, values: dict[str, np.ndarray] | None = None) -> None:
+        """One record of the present state, unless there is one of this step; `values` if they are measured already."""
         state = self.state
         if state.recorded == state.step or not is_writer():
             return
         if self.gradients and not self._listened:
             early = "the epoch ended without a batch that was known to be its last"
             warnings.warn(f"{self.path}: step {state.step} has no gradients: {early}", stacklevel=2)
-        values = measured(self.model, self._norms, self.probe, self._gradients if self.gradients else None)
+        values = self._measured() if values is None else values
         try:
             self._file.append(state.step, epoch, row(self._file.layout, values, state.last))
         except OSError as error:

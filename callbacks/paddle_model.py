@@ -102,6 +102,19 @@ def all_axes_but_channels(norm: nn.Layer, ndim: int) -> list[int]:
     return [axis for axis in range(ndim) if axis != channels]
 
 
+def input_shape(layer: nn.Layer) -> tuple[str, ...] | None:
+    """What a convolution, a linear layer or a batch norm takes, axis by axis, such as ("N", "3", "H", "W")."""
+    if isinstance(layer, nn.Linear):
+        return "N", "...", str(layer.weight.shape[0])
+    if isinstance(layer, nn.Conv1D | nn.Conv2D | nn.Conv3D):
+        channels = str(layer._in_channels)
+        return tuple(channels if axis == "C" else axis for axis in layer._data_format)
+    if norm_layers(layer):
+        channels = str(layer._mean.shape[0])
+        return ("N", channels, "...") if channel_axis(layer, 3) == 1 else ("N", "...", channels)
+    return None
+
+
 def keeps_statistics(norm: nn.Layer) -> bool:
     """Whether in training mode its running statistics follow what it sees."""
     return not norm._use_global_stats

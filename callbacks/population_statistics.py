@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from callbacks import random_state
+from callbacks.network_input import UnfitInput, output_of
 from callbacks.paddle_model import Tensors, as_tensors, batch_statistics, inputs_and_labels
 
 _NOT_SEEN = -1.0  # no variance, so that a layer that a batch has not reached can be told
@@ -33,7 +34,7 @@ def population_statistics(model: Any, batches: Iterable[Any], norms: dict[str, n
     no entry; one that is called several times in a pass has the statistics of its last call.
 
     Raises ValueError if there is no batch, or if one has a single value a channel, where Paddle leaves the statistics
-    as they were.
+    as they were; UnfitInput, which is one, for a batch that the network does not take.
     """
     names = {name: (tensor_name(name, "_mean"), tensor_name(name, "_variance")) for name in norms}
     found: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {name: [] for name in norms}
@@ -46,7 +47,7 @@ def population_statistics(model: Any, batches: Iterable[Any], norms: dict[str, n
                 sizes.append(int(parts[0].shape[0]))
                 # Not what they were: a momentum of 0 times NaN would be NaN.
                 write(model, {name: np.full_like(array, _NOT_SEEN) for name, array in before.items()})
-                model.network(*parts)
+                _show(model.network, parts, len(sizes) - 1)
                 now = _read(model, names)
                 for norm, (mean, variance) in names.items():
                     if _reached(now[variance], norm, sizes):
@@ -89,6 +90,13 @@ def write(model: Any, tensors: Tensors) -> None:
 def tensor_name(layer: str, tensor: str) -> str:
     """The name in a network of a layer's tensor; a network that is one layer has no name before it."""
     return f"{layer}.{tensor}" if layer else tensor
+
+
+def _show(network: nn.Layer, parts: list[paddle.Tensor], number: int) -> None:
+    try:
+        output_of(network, parts)
+    except UnfitInput as error:
+        raise UnfitInput(f"batch {number}: {error}") from error
 
 
 def _read(model: Any, names: dict[str, tuple[str, str]]) -> Tensors:

@@ -110,7 +110,8 @@ class Progress(EpochLogs):
         images, seconds = self._epoch_images, self._train_seconds
         if images > self._first_images:
             images, seconds = images - self._first_images, seconds - self._first_seconds
-        return f"{images / max(seconds, 1e-9):.0f} images/s"
+        speed = images / max(seconds, 1e-9)
+        return f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"
 
     def _time_left(self) -> str:
         steps, epochs = self.params.get("steps"), self.params.get("epochs")

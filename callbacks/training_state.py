@@ -98,6 +98,8 @@ def put_back_weights(model: Any, saved: Saved, schedule: dict[str, Any] | None =
 
 def training_state(saved: Saved) -> TrainingState:
     """state.json, checked. Raises ValueError."""
+    if not saved.state:
+        raise ValueError("holds weights alone: there is nothing to go on training from")
     state: TrainingState = checked(TrainingState, saved.state, "the training")
     return state
 

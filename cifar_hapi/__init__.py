@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING, Any
 from cifar_hapi._version import __version__
 
 if TYPE_CHECKING:
-    from cifar_hapi.batch_norm import (
-        Folding,
-        FrozenBatchNorm,
-        Recalibration,
-        convert_sync_batch_norm,
-        fold_batch_norm,
-        freeze_batch_norm,
-        recalibrate,
-    )
     from cifar_hapi.batch_norm.diagnosis import diagnose
+    from cifar_hapi.batch_norm.folding import Folding, fold_batch_norm
+    from cifar_hapi.batch_norm.freezing import FrozenBatchNorm, freeze_batch_norm
     from cifar_hapi.batch_norm.inspection import Inspection, inspect_batch_norm
+    from cifar_hapi.batch_norm.recalibration import Recalibration, recalibrate
+    from cifar_hapi.batch_norm.synchronisation import convert_sync_batch_norm
     from cifar_hapi.engine import EngineChoice, accelerate
     from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
@@ -30,33 +25,35 @@ if TYPE_CHECKING:
     from cifar_hapi.prediction import Predictions, predict
     from cifar_hapi.recipe import Recipe
     from cifar_hapi.run import Run
+    from cifar_hapi.saving import save_as_run
     from cifar_hapi.training import fit
 
 _HOMES = {
     "CifarHapiError": "errors",
     "DataError": "errors",
     "EngineChoice": "engine",
-    "Folding": "batch_norm",
-    "FrozenBatchNorm": "batch_norm",
+    "Folding": "batch_norm.folding",
+    "FrozenBatchNorm": "batch_norm.freezing",
     "Inspection": "batch_norm.inspection",
     "Model": "model",
     "Predictions": "prediction",
-    "Recalibration": "batch_norm",
+    "Recalibration": "batch_norm.recalibration",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Run": "run",
     "RunError": "errors",
     "accelerate": "engine",
-    "convert_sync_batch_norm": "batch_norm",
+    "convert_sync_batch_norm": "batch_norm.synchronisation",
     "diagnose": "batch_norm.diagnosis",
     "evaluate": "evaluation",
     "fit": "training",
-    "fold_batch_norm": "batch_norm",
-    "freeze_batch_norm": "batch_norm",
+    "fold_batch_norm": "batch_norm.folding",
+    "freeze_batch_norm": "batch_norm.freezing",
     "inspect_batch_norm": "batch_norm.inspection",
     "load": "loading",
     "predict": "prediction",
-    "recalibrate": "batch_norm",
+    "recalibrate": "batch_norm.recalibration",
+    "save_as_run": "saving",
 }
 
 __all__ = [
@@ -85,6 +82,7 @@ __all__ = [
     "load",
     "predict",
     "recalibrate",
+    "save_as_run",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import traceback
 import warnings
@@ -13,8 +14,9 @@ from typing import Any, NoReturn, get_args
 import click
 
 from cifar_hapi._version import __version__
-from cifar_hapi.errors import CifarHapiError
+from cifar_hapi.errors import CifarHapiError, RecipeError
 from cifar_hapi.recipe import Recipe, Views, overrides_by_key, parse_override, recipe_names, recipe_text
+from cifar_hapi.run_path import check_run, is_run
 from cifar_hapi.runtime import cache_folder, prepare_process
 
 
@@ -27,13 +29,18 @@ def main() -> NoReturn:
 def run_command(arguments: list[str]) -> int:
     """Run the command line `arguments`; the exit code. Errors are one line unless `--debug` is among the arguments."""
     try:
-        return cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False) or 0
+        code = cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
+    except BrokenPipeError:  # whoever reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python, which flushes once more as it ends
+        return 1
     except (CifarHapiError, ArithmeticError, ImportError, OSError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -65,6 +72,7 @@ _weights = click.option("--weights", type=click.Choice(["latest", "best"]), defa
 _overrides = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
 )
+_no_report = click.option("--report/--no-report", default=True, help="Write a page about the run at its end.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -86,18 +94,23 @@ def cli() -> None:
 @click.option("--epochs", type=int)
 @click.option("--batch-size", type=int)
 @click.option("--seed", type=int)
+@click.option(
+    "--weights", metavar="FILE", help="Begin with the weights of a .pdparams or safetensors file, or with imagenet."
+)
 @click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
 @click.option("--engine", help="auto, native or onednn.")
 @_device
 @_overrides
+@_no_report
 @_common
 def train(
-    recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, quiet: bool, **named: Any
+    recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, report: bool, quiet: bool, **named: Any
 ) -> None:
     """Train RECIPE (a built-in name or a TOML file; quick by default) and evaluate it on the test set.
 
     \b
     Example:  cifar-hapi train resnet20 --epochs 4 --set schedule.name=one_cycle
+              cifar-hapi train article --weights resnet18.pdparams
     """
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
     resolved = Recipe.load(recipe, changes)
@@ -105,7 +118,7 @@ def train(
     from cifar_hapi import terminal
     from cifar_hapi.training import fit
 
-    run = fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1)
+    run = fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1, report=report)
     if quiet and run.evaluation:
         terminal.headline(terminal.console(), run.evaluation)
 
@@ -117,9 +130,16 @@ def train(
 @_data_dir
 @_device
 @_overrides
+@_no_report
 @_common
 def resume(
-    run: Path | None, overrides: tuple[str, ...], allow_changes: bool, device: str, quiet: bool, **named: Any
+    run: Path | None,
+    overrides: tuple[str, ...],
+    allow_changes: bool,
+    device: str,
+    report: bool,
+    quiet: bool,
+    **named: Any,
 ) -> None:
     """Go on with RUN (by default the newest in runs/) where it was interrupted, and evaluate it.
 
@@ -130,14 +150,20 @@ def resume(
               cifar-hapi resume runs/resnet20-20260101-120000 --epochs 20
     """
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
+    check_run(run)
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.run import Run
     from cifar_hapi.training import fit
 
     begun = Run(run) if run else Run.newest()
-    recipe, verbose = begun.recipe.with_overrides(changes), 0 if quiet else 1
-    found = fit(recipe, run_dir=begun.path, device=device, verbose=verbose, resume=True, allow_changes=allow_changes)
+    options: dict[str, Any] = {
+        "device": device,
+        "verbose": 0 if quiet else 1,
+        "report": report,
+        "allow_changes": allow_changes,
+    }
+    found = fit(begun.recipe.with_overrides(changes), run_dir=begun.path, resume=True, **options)
     if quiet and found.evaluation:
         terminal.headline(terminal.console(), found.evaluation)
 
@@ -163,6 +189,7 @@ def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> No
     \b
     Example:  cifar-hapi evaluate runs/quick-20260101-120000 --json
     """
+    check_run(run)
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.evaluation import evaluate as evaluate_run
@@ -196,6 +223,7 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, qu
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    check_run(run)
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.prediction import predict as predict_images
@@ -218,11 +246,14 @@ def predict(run: Path, images: tuple[Path, ...], as_json: bool, as_csv: bool, qu
         terminal.show_predictions(terminal.console(), predictions)
 
 
+_DIAGNOSIS = "Whether to look for what is wrong, by images of the run's data; without, no data are needed."
+
+
 @cli.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @_data_dir
 @_weights
-@click.option("--diagnosis/--no-diagnosis", default=True, help="Show the network images, and tell what is wrong.")
+@click.option("--diagnosis/--no-diagnosis", default=True, help=_DIAGNOSIS)
 @click.option(
     "--html",
     is_flag=False,
@@ -239,21 +270,71 @@ def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options
     Example:  cifar-hapi bn
               cifar-hapi bn runs/quick-20260101-120000 --html
     """
+    if html and run is None and is_run(html):
+        raise RecipeError(f"{html} is a run, not a file for the page: name it first: cifar-hapi bn {html} --html")
+    check_run(run)
     prepare_process()
     from rich.console import Console
 
     from cifar_hapi.batch_norm.inspection import inspect_batch_norm
     from cifar_hapi.batch_norm.table import show, show_summary
+    from cifar_hapi.report import check_page
     from cifar_hapi.run import Run
 
     found = Run(run) if run else Run.newest()
+    page = None if html is None else Path(html or found.bn_page_path)
+    if page is not None:
+        check_page(page)
     inspection = inspect_batch_norm(found, **options)
     if as_json:
         click.echo(json.dumps(inspection.to_dict(), indent=1))
     else:
         (show_summary if quiet else show)(Console(highlight=False, markup=False), inspection)
-    if html is not None:
-        click.echo(f"page: {inspection.write_html(html or found.bn_page_path)}", err=as_json)
+    if page is not None:
+        click.echo(f"page: {inspection.write_html(page)}", err=as_json)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...", type=click.Path(path_type=Path))
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="By default RUN/report.html.")
+@_data_dir
+@_common
+def report(runs: tuple[Path, ...], out: Path | None, data_dir: Path | None, quiet: bool) -> None:
+    """Write a page with pictures about RUN (by default the newest in runs/), or about several RUNs together.
+
+    \b
+    Example:  cifar-hapi report
+              cifar-hapi report runs/one runs/two --out both.html
+    """
+    prepare_process()
+    from cifar_hapi.report import write_report
+    from cifar_hapi.run import Run
+
+    page = write_report(runs or Run.newest(), out, data_dir=data_dir)
+    click.echo(str(page) if quiet else f"page: {page}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@_json
+@_common
+def compare(runs: tuple[Path, ...], as_json: bool, quiet: bool) -> None:
+    """Set RUNs beside each other: what came of them, and in what their recipes differ.
+
+    \b
+    Example:  cifar-hapi compare runs/*
+    """
+    prepare_process()
+    from rich.console import Console
+
+    from cifar_hapi.comparison import compare as compare_runs
+    from cifar_hapi.comparison_table import show
+
+    found = compare_runs(runs)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        show(Console(highlight=False, markup=False), found, notes=not quiet)
 
 
 @cli.command()
@@ -300,7 +381,7 @@ def doctor(as_json: bool, quiet: bool) -> None:
 
 @cli.group()
 def data() -> None:
-    """Fetch and check data sets."""
+    """Fetch, check and look at data sets."""
 
 
 @data.command()
@@ -348,3 +429,37 @@ def verify(source: str, data_dir: Path | None, as_json: bool, quiet: bool) -> No
     for part, about in identity.parts.items():
         click.echo(f"{part:5} {about.images:6,} images  sha256 {about.sha256}")
     click.echo(f"mean {found.mean}\nstd  {found.std}\nclasses: {', '.join(found.train.class_names)}")
+
+
+@data.command(name="show")
+@click.argument("source", default="auto")
+@_data_dir
+@click.option("--count", type=click.IntRange(1, 1000), default=30, show_default=True, help="How many images.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses which.")
+@click.option("--augmented", is_flag=True, help="As a network in training sees them, by the augmentation of --recipe.")
+@click.option("--recipe", default="quick", show_default=True, shell_complete=_complete_recipe)
+@click.option("--out", metavar="FILE.png", type=click.Path(path_type=Path), help="Instead of in the terminal.")
+@_common
+def show_data(source: str, out: Path | None, quiet: bool, **options: Any) -> None:
+    """Show training images of SOURCE (as for train --data), with their classes.
+
+    \b
+    Example:  cifar-hapi data show
+              cifar-hapi data show cifar10 --augmented --out grid.png
+    """
+    from rich.console import Console
+
+    from cifar_hapi.data.examples import choose_examples
+    from cifar_hapi.data.picture_grid import write_grid
+    from cifar_hapi.data.terminal_pictures import check_can_show, show
+
+    screen = Console()
+    if out is None:
+        check_can_show(screen)
+    found = choose_examples(source, progress=not quiet, **options)
+    if found.note:
+        click.echo(found.note, err=True)
+    if out is None:
+        show(screen, found)
+    else:
+        click.echo(f"picture: {write_grid(found, out)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from rich.console import Console
 from rich.progress import track
 
 from callbacks import NonFiniteLoss
+from cifar_hapi.answers import AnswerMetric, Answers, write_answers
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
-from cifar_hapi.data.sources import open_data
+from cifar_hapi.data.sources import open_data, stored_size
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import DataError, RecipeError
 from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
@@ -92,11 +94,12 @@ def record_evaluation(
     choice: the engine that `network` runs on.
     """
     recipe = run.recipe
-    result = evaluate_network(
+    result, answers = evaluated_with_answers(
         network,
         test,
         run.data.mean,
         run.data.std,
+        image_size=recipe.data.image_size,
         batch_size=recipe.eval_batch_size if batch_size is None else batch_size,
         data_format=recipe.data_format(str(paddle.get_device())),
         views=recipe.evaluation.views if views is None else views,
@@ -116,8 +119,9 @@ def record_evaluation(
     }
     try:
         run.save_evaluation(evaluation)
+        write_answers(run.answers_path, answers, images=test.sha256(), evaluated=evaluation["when"])
     except OSError as error:  # it is a result all the same
-        warnings.warn(f"run {run.path}: evaluation.json not written: {error.strerror or error}", stacklevel=2)
+        warnings.warn(f"run {run.path}: the evaluation is not written: {error.strerror or error}", stacklevel=2)
     return evaluation
 
 
@@ -126,32 +130,50 @@ def evaluate_network(
     images: ImageSet,
     mean: Sequence[float],
     std: Sequence[float],
+    image_size: int | None = None,
     batch_size: int = 250,
     data_format: DataFormat = "NCHW",
     views: Views = "plain",
     verbose: int = 0,
 ) -> dict[str, Any]:
-    """The figures of `evaluate` for a network and images in memory."""
+    """The figures of `evaluate` for a network and images in memory, brought to `image_size` if given."""
+    return evaluated_with_answers(network, images, mean, std, image_size, batch_size, data_format, views, verbose)[0]
+
+
+def evaluated_with_answers(
+    network: paddle.nn.Layer,
+    images: ImageSet,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int | None = None,
+    batch_size: int = 250,
+    data_format: DataFormat = "NCHW",
+    views: Views = "plain",
+    verbose: int = 0,
+) -> tuple[dict[str, Any], Answers]:
+    """As `evaluate_network`, and what the network said of each image."""
     if views not in IN_WORDS:
         raise RecipeError(f"views = {views!r}: expected {', '.join(IN_WORDS)}")
-    loader = BatchLoader(images, batch_size, mean=mean, std=std, data_format=data_format)
-    found = _figures(AveragedViews(network, views, data_format), loader, images.class_names, verbose)
+    loader = BatchLoader(images, batch_size, image_size=image_size, mean=mean, std=std, data_format=data_format)
+    found, answers = _figures(AveragedViews(network, views, data_format), loader, images.class_names, verbose)
     if views != "plain":
-        plain = _figures(network, loader, images.class_names, verbose)
+        plain, _ = _figures(network, loader, images.class_names, verbose)
         found["without_views"] = {key: plain[key] for key in ("top1", "loss")}
-    return {"images": len(images), "views": views, **found}
+    return {"images": len(images), "views": views, **found}, answers
 
 
-def _figures(network: paddle.nn.Layer, loader: BatchLoader, classes: Sequence[str], verbose: int) -> dict[str, Any]:
-    model = Model(network)
-    model.prepare(loss=CrossEntropy(), metrics=[TopK((1, 5)), ConfusionMatrix(len(classes)), Calibration()])
+def _figures(
+    network: paddle.nn.Layer, loader: BatchLoader, classes: Sequence[str], verbose: int
+) -> tuple[dict[str, Any], Answers]:
+    model, kept = Model(network), AnswerMetric()
+    model.prepare(loss=CrossEntropy(), metrics=[TopK((1, 5)), ConfusionMatrix(len(classes)), Calibration(), kept])
     console = Console(stderr=True)
     hidden = not (verbose and console.is_terminal)
     shown = track(loader, "evaluating", console=console, transient=True, disable=hidden)
     found = model.evaluate(shown, verbose=0)
     confusion = found["confusion"]
     per_class = confusion.diagonal() / confusion.sum(axis=1).clip(min=1)
-    return {
+    figures = {
         "loss": found["loss"],
         "top1": found["acc"],
         "top5": found["top5"],
@@ -159,14 +181,17 @@ def _figures(network: paddle.nn.Layer, loader: BatchLoader, classes: Sequence[st
         "confusion": confusion.tolist(),
         "calibration": found["calibration"],
     }
+    return figures, kept.answers
 
 
 def _test_images(run: Run, source: str | None, data_dir: str | None) -> tuple[ImageSet, str, str]:
     """The test images, the name of their set, and what must be said of it."""
     recorded = run.data
-    overrides = {"data.source": source or recorded.name} | ({"data.dir": data_dir} if data_dir else {})
-    recipe = run.recipe.with_overrides(overrides)
-    data = open_data(recipe.data, recipe.seed)
+    recipe = run.recipe.data
+    place = str(data_dir) if data_dir else recipe.dir
+    # Images of a folder go the way of the run's own: to the size in which these are stored, and then to the network's.
+    size = stored_size(recorded.name, recipe.image_size)
+    data = open_data(replace(recipe, source=source or recorded.name, dir=place, image_size=size), run.recipe.seed)
     if source is None and data.test.sha256() != recorded.parts["test"].sha256:
         raise DataError(
             f"{data.source}: not the test set that run {run.path} recorded; "

@@ -12,6 +12,7 @@ import paddle
 from callbacks import CheckpointError
 from callbacks.checkpoint_folder import step_of
 from callbacks.paddle_model import shape_differences
+from cifar_hapi.batch_norm.freezing import freeze_batch_norm
 from cifar_hapi.engine import EngineChoice, use_engine
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.loss import CrossEntropy
@@ -24,6 +25,7 @@ from cifar_hapi.run import Run
 from cifar_hapi.runtime import apply_settings
 
 Weights = Literal["latest", "best"]
+_NOT_BUILT = ("pretrained", "freeze_norm")  # what is done to a network when it has been built
 
 
 def load(run: Run | str | Path, weights: Weights = "latest", engine: str | None = None) -> Model:
@@ -40,7 +42,7 @@ def load_with_engine(run: Run | str | Path, weights: Weights, engine: str | None
     run = run if isinstance(run, Run) else Run(run)
     recipe = run.recipe.with_overrides({} if engine is None else {"engine": engine})
     apply_settings()
-    tensors, device = _read_weights(run, weights), str(paddle.get_device())
+    tensors, device = read_weights(run, weights), str(paddle.get_device())
     try:
         network = build_declared_network(recipe.network, len(run.data.class_names), recipe.data_format(device))
     except RecipeError as error:
@@ -59,9 +61,13 @@ def build_declared_network(
 ) -> paddle.nn.Layer:
     """The network that a recipe declares; `num_classes` is the data's, used where the recipe names none.
 
-    data_format: what `auto` is here, as `Recipe.data_format` tells.
+    data_format: what `auto` is here, as `Recipe.data_format` tells. Weights are fresh, whatever it begins with; its
+    batch norm is frozen if the recipe says so.
     """
-    return build_network(**{"data_format": data_format, **_declared(recipe, num_classes)})
+    network = build_network(**{"data_format": data_format, **_declared(recipe, num_classes)})
+    if recipe.freeze_norm:
+        freeze_batch_norm(network, scale_and_shift=True)
+    return network
 
 
 def check_declared_network(recipe: NetworkRecipe) -> None:
@@ -84,7 +90,8 @@ def checkpoint_step(run: Run, weights: Weights) -> int:
     return step_of(_checkpoint_name(run, weights))
 
 
-def _read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
+def read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
+    """The run's `latest` or `best` weights by name. Raises RunError where there are none, or they are damaged."""
     name = _checkpoint_name(run, weights)
     try:
         return run.checkpoints.read_weights(name)
@@ -100,13 +107,23 @@ def _checkpoint_name(run: Run, weights: Weights) -> str:
     except CheckpointError as error:
         raise RunError(f"run {run.path}: {error}") from None
     if name is None:
-        raise RunError(f"run {run.path}: has no {weights} weights (its status is {run.status}); name another run")
+        raise RunError(f"run {run.path}: has no {weights} weights: {_why_none(run, weights)}; name another run")
     return name
+
+
+def _why_none(run: Run, weights: Weights) -> str:
+    """How a run came to have no such weights."""
+    if weights == "best" and run.checkpoints.names():
+        return "without validation images there is no best"
+    error = run.manifest.get("error")
+    how = {"failed": f"it failed before any were saved ({error})", "running": "none have been saved yet"}
+    return how.get(run.status, f"none were saved before it was {run.status}")
 
 
 def _declared(recipe: NetworkRecipe, num_classes: int) -> dict[str, Any]:
     """The arguments of `build_network`; what is absent from the recipe, or "auto", is left to the network."""
-    given = {key: value for key, value in dataclasses.asdict(recipe).items() if value not in (None, "auto")}
+    asked = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in _NOT_BUILT}
+    given = {key: value for key, value in asked.items() if value not in (None, "auto")}
     return {"num_classes": num_classes, **given}
 
 

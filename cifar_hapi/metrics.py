@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities, float64 [N, C]."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def interval(share: float, images: int, z: float = 1.96) -> tuple[float, float]:
+    """Where the share that so many images stand for lies, with 95 % confidence (Wilson 1927)."""
+    spread = z**2 / images
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / images + spread / (4 * images)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)

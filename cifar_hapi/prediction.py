@@ -12,6 +12,7 @@ import numpy as np
 from cifar_hapi.data.folder import list_images, read_image
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.sources import stored_size
 from cifar_hapi.errors import DataError
 from cifar_hapi.loading import Weights, load
 from cifar_hapi.metrics import softmax
@@ -62,20 +63,23 @@ def predict(
 ) -> Predictions:
     """Classify images with a run's weights.
 
-    images: uint8 RGB arrays [N, H, W, 3] or [H, W, 3] of the size that the run was trained on; or a folder of images,
-    or image files, which are converted to RGB, resized and cropped to that size.
+    images: uint8 RGB arrays [N, H, W, 3] or [H, W, 3] of the size of the set that the run was trained on (of CIFAR
+    32x32, whatever `data.image_size` it brought them to); or a folder of images, or image files, which are converted to
+    RGB, resized and cropped to that size.
     engine: "auto", "native" or "onednn"; the recipe's if absent.
 
     Raises RunError for a run or weights that can't be used, RecipeError for an engine that can't be had, DataError for
     images that can't be read or are of no use.
     """
     run = run if isinstance(run, Run) else Run(run)
-    array, sources = _as_array(images, run.recipe.data.image_size)
-    names = run.data.class_names
+    size, names = run.recipe.data.image_size, run.data.class_names
+    array, sources = _as_array(images, stored_size(run.data.name, size))
     unlabelled = ImageSet(array, np.zeros(len(array), dtype=np.int64), names)
     with paddle_session(device) as device_name:
         data_format = run.recipe.data_format(device_name)
-        loader = BatchLoader(unlabelled, batch_size, mean=run.data.mean, std=run.data.std, data_format=data_format)
+        loader = BatchLoader(
+            unlabelled, batch_size, image_size=size, mean=run.data.mean, std=run.data.std, data_format=data_format
+        )
         (logits,) = load(run, weights, engine).predict(loader, stack_outputs=True, verbose=0)
     probabilities = softmax(logits)
     labels = probabilities.argmax(axis=1)

@@ -46,7 +46,9 @@ Metric = Literal["eval_acc", "eval_loss", "acc", "loss"]
 class DataRecipe:
     """Which images. `limit`: only the first n training images; `val_fraction`: the share of those held out.
 
-    `on_device`: whether training and validation images live where the network runs; `auto`: on a GPU that has room.
+    `image_size`: the side in pixels that the network sees; `normalisation`: by mean and standard deviation of the
+    images trained on, or of ImageNet's. `on_device`: whether training and validation images live where the network
+    runs; `auto`: on a GPU that has room.
     """
 
     source: Annotated[str, Field(min_length=1)] = "auto"
@@ -54,6 +56,7 @@ class DataRecipe:
     limit: Count | None = None
     val_fraction: Fraction = 0.1
     image_size: Annotated[int, Field(ge=8, le=1024)] = 32
+    normalisation: Literal["own", "imagenet"] = "own"
     on_device: Literal["auto", True, False] = "auto"
 
 
@@ -71,7 +74,9 @@ class AugmentRecipe:
 class NetworkRecipe:
     """Which network. Without `width`, `shortcut`, `norm`, `stem`: the published form.
 
-    Without `num_classes`: the data's. `data_format`: for `auto` see `Recipe.data_format`.
+    Without `num_classes`: the data's. `data_format`: for `auto` see `Recipe.data_format`. `pretrained`: weights to
+    begin with, "imagenet" for Paddle's official ones, or a file. `freeze_norm`: batch norm keeps the statistics, scale
+    and shift that these have.
     """
 
     name: str = "resnet20"
@@ -81,6 +86,8 @@ class NetworkRecipe:
     shortcut: Literal["A", "B"] | None = None
     norm: Literal["batch", "none"] | None = None
     stem: Literal["cifar", "imagenet"] | None = None
+    pretrained: Annotated[str, Field(min_length=1)] | None = None
+    freeze_norm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -298,6 +305,18 @@ class Recipe:
                 "leaves bn_stats nothing to record; unset one of them",
             ),
             (
+                "network.freeze_norm",
+                self.network.freeze_norm,
+                not self.network.freeze_norm or self.network.norm != "none",
+                "network.norm = none leaves nothing to freeze; unset one of them",
+            ),
+            (
+                "network.freeze_norm",
+                self.network.freeze_norm,
+                not self.network.freeze_norm or self.network.pretrained is not None,
+                "a fresh network has no statistics to keep; it needs network.pretrained",
+            ),
+            (
                 "optimizer.nesterov",
                 True,
                 not self.optimizer.nesterov or self.optimizer.name == "momentum",
@@ -314,6 +333,14 @@ def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     """The dotted keys in which two recipes differ."""
     flat = [_flat(recipe.to_dict()) for recipe in (one, other)]
     return [key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)]
+
+
+def value_at(values: dict[str, Any], key: str) -> Any:
+    """What nested `values`, as of `Recipe.to_dict`, have at a dotted key; None where they have nothing."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def recipe_names() -> list[str]:
@@ -336,7 +363,7 @@ def overrides_by_key(**named: Any) -> dict[str, Any]:
     >>> overrides_by_key(epochs=3, data="cifar10", seed=None)
     {'epochs': 3, 'data.source': 'cifar10'}
     """
-    keys = {"data": "data.source", "data_dir": "data.dir"}
+    keys = {"data": "data.source", "data_dir": "data.dir", "weights": "network.pretrained"}
     given = {keys.get(name, name): value for name, value in named.items() if value is not None}
     return {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cifar_hapi.data.sources import Data
 from cifar_hapi.errors import DataError, RecipeError, RunError
-from cifar_hapi.recipe import Recipe, differing_keys
+from cifar_hapi.recipe import Recipe, differing_keys, value_at
 from cifar_hapi.run import Run
 
 _FREE = {"epochs", "name", "description", "data.dir"}  # a resume may change them: they say how long and from where
@@ -26,7 +26,7 @@ def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = Fal
     before, now = run.recipe.to_dict(), recipe.to_dict()
     differing = [key for key in differing_keys(run.recipe, recipe) if key not in _FREE]
     if differing and not allow_changes:
-        changes = ", ".join(f"{key} ({_value(before, key)!r}, now {_value(now, key)!r})" for key in differing)
+        changes = ", ".join(f"{key} ({value_at(before, key)!r}, now {value_at(now, key)!r})" for key in differing)
         raise RunError(
             f"run {path}: its recipe was another: {changes}; --allow-changes (allow_changes=True) goes on so"
         )
@@ -50,9 +50,3 @@ def check_same_data(run: Run, data: Data) -> None:
             f"{data.source}: not the data of run {run.path} ({', '.join(differing)} differ); "
             "--allow-changes (allow_changes=True) goes on with it"
         )
-
-
-def _value(values: dict[str, object], key: str) -> object:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None  # type: ignore[assignment]
-    return values

@@ -6,6 +6,8 @@ runs/<name>/run.json           recipe, data identity, versions, machine, command
                page.html       what `cifar-hapi bn --html` writes
             checkpoints/       see callbacks/checkpoint_folder.py
             evaluation.json    the last evaluation
+            answers.safetensors   what it found of each image, see answers.py
+            report.html        what `cifar-hapi report` writes
 """
 
 from __future__ import annotations
@@ -28,8 +30,7 @@ from callbacks.durable import write_file
 from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.recipe import Recipe
-
-RUNS = Path("runs")
+from cifar_hapi.run_path import RUNS, no_run_at, no_run_in
 
 
 class Run:
@@ -51,9 +52,7 @@ class Run:
             with contextlib.suppress(RunError):  # a damaged one does not hide the others
                 found.append(cls(file.parent))
         if not found:
-            raise RunError(
-                f"no run in {folder}/: train one first (make train, or cifar-hapi train), or name its directory"
-            )
+            raise no_run_in(folder)
         return max(found, key=lambda run: str(run.manifest.get("started", "")))
 
     @property
@@ -114,6 +113,16 @@ class Run:
         """The last evaluation on the test set, None before the first."""
         file = self.path / "evaluation.json"
         return _read_object(file) if file.exists() else None
+
+    @property
+    def answers_path(self) -> Path:
+        """Where is what the last evaluation found of each test image."""
+        return self.path / "answers.safetensors"
+
+    @property
+    def report_path(self) -> Path:
+        """Where `cifar-hapi report` puts its page."""
+        return self.path / "report.html"
 
     @property
     def checkpoints(self) -> CheckpointFolder:
@@ -247,7 +256,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{file.parent} is no run: it has no {file.name}") from None
+        raise no_run_at(file.parent, file.name) from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: cannot be read: {error}") from None
     if not isinstance(value, dict):

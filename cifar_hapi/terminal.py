@@ -11,7 +11,9 @@ from rich.table import Table
 
 from callbacks.watch import Watch
 from cifar_hapi.data.sources import Data
+from cifar_hapi.piped import trimmed
 from cifar_hapi.prediction import Predictions
+from cifar_hapi.pretrained import Start
 from cifar_hapi.recipe import Recipe
 from cifar_hapi.run import Run
 from cifar_hapi.views import IN_WORDS
@@ -27,19 +29,20 @@ def console(quiet: bool = False) -> Console:
     return Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
-def announce(out: Console, run: Run, data: Data, steps: int) -> None:
-    """What is about to be trained, on what, and where it will be found."""
+def announce(out: Console, run: Run, data: Data, steps: int, start: Start | None = None) -> None:
+    """What is about to be trained, on what, from which weights if they were read, and where it will be found."""
     recipe = run.recipe
-    parameters = sum(parameter.size for parameter in run.model.network.parameters() if not parameter.stop_gradient)
     held_out = f"{len(data.val):,} to validate" if data.val is not None else "none to validate"
     rows = [
         ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
         ("from", _short(data.source)),
-        ("network", f"{recipe.network.name}, {parameters / 1e6:.2f} M parameters"),
+        ("network", f"{recipe.network.name}, {run.manifest['parameters'] / 1e6:.2f} M parameters"),
         ("engine", "{engine} ({engine_reason}), {precision}, on {device}".format(**run.manifest)),
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
         ("run", str(run.path)),
     ]
+    if start:
+        rows.insert(3, ("weights", _begun_with(start, len(data.train.class_names))))
     _rows(out, rows)
     _say(out, data.note)
 
@@ -50,16 +53,15 @@ def say_complete(out: Console, run: Run) -> None:
     out.print(f"run {run.path} is complete: {len(run.history)} epochs{stopped}; more --epochs would extend it")
 
 
-def summarise(out: Console, run: Run) -> None:
-    """How a training went, where its files are, and what to type next."""
+def summarise(out: Console, run: Run, report: str = "") -> None:
+    """How a training went, where its files and its report are, and what to type next."""
     history, evaluation = run.history, run.evaluation
     assert evaluation is not None, "fit() evaluates before it summarises"
-    seconds = sum(record["seconds"] for record in history)
-    images = sum(record["seconds"] * record["images_per_second"] for record in history)
     rows = [
         ("epochs", _best_and_last(run.recipe, history)),
-        ("time", f"{run.manifest['seconds']:.0f} s in all; {images / max(seconds, 1e-9):.0f} images/s in training"),
+        ("time", f"{run.manifest['seconds']:.0f} s in all{_speed(history)}"),
         ("files", str(run.path)),
+        *([("report", report)] if report else []),
         ("next", f"cifar-hapi evaluate {run.path}"),
         ("", f"cifar-hapi predict {run.path} IMAGE..."),
     ]
@@ -98,7 +100,8 @@ def show_evaluation(out: Console, evaluation: dict[str, Any]) -> None:
         row[place] = 0
         mistaken = f"{names[row.argmax()]} ({row.max()})" if row.max() else ""
         table.add_row(name, f"{evaluation['per_class'][name]:.2%}", str(confusion[place].sum()), mistaken)
-    out.print(table)
+    with trimmed(out):
+        out.print(table)
 
 
 def show_predictions(out: Console, predictions: Predictions, top: int = 3) -> None:
@@ -108,6 +111,11 @@ def show_predictions(out: Console, predictions: Predictions, top: int = 3) -> No
         first, *others = row.argsort()[::-1][:top]
         rest = ", ".join(f"{predictions.class_names[place]} {row[place]:.1%}" for place in others)
         out.print(f"{predictions.class_names[first]:{width}} {row[first]:6.1%}  {source}  ({rest})")
+
+
+def _begun_with(start: Start, classes: int) -> str:
+    new = f"; its last layer tells {start.classes} classes apart and is replaced by a fresh one of {classes}"
+    return f"{start.file}, by {start.names}'s names{new if start.head == 'replaced' else ''}"
 
 
 def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
@@ -121,6 +129,13 @@ def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
         f"{kind} {record['epoch']} ({monitor} {record.get(monitor, float('nan')):.4f})"
         for kind, record in (("best", best), ("last", last))
     )
+
+
+def _speed(history: list[dict[str, Any]]) -> str:
+    """Images a second in training; a training of one step, which prepares others, has no such figure."""
+    seconds = sum(record["seconds"] for record in history)
+    images = sum(record["seconds"] * record["images_per_second"] for record in history)
+    return f"; {images / seconds:.0f} images/s in training" if images else ""
 
 
 def _short(path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,17 @@ from callbacks import (
 )
 from callbacks.paddle_model import scheduler
 from cifar_hapi import terminal
-from cifar_hapi.data.augment import Augmentation
+from cifar_hapi.comparison import trained_parameters
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import normalise
+from cifar_hapi.data.resize import resize
 from cifar_hapi.data.sources import Data, open_data
+from cifar_hapi.data.training_loader import training_loader
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.evaluation import record_evaluation
+from cifar_hapi.hardware import peak_memory
 from cifar_hapi.loading import build_declared_network, check_declared_network, load, use_declared_engine
 from cifar_hapi.loss import build_loss
 from cifar_hapi.metrics import TopK
@@ -43,7 +46,9 @@ from cifar_hapi.mixed_precision import use_mixed_precision
 from cifar_hapi.model import Model
 from cifar_hapi.networks.airbench import Airbench
 from cifar_hapi.optimizer import build_optimizer
+from cifar_hapi.pretrained import Start, WeightsFile, find_weights, put_weights, read_weights
 from cifar_hapi.recipe import Recipe, overrides_by_key
+from cifar_hapi.report.after_training import written_report
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
 from cifar_hapi.run import Run, free_run_path, new_run_path, resumed_run, started_run
 from cifar_hapi.runtime import Setting, apply_settings, machine, paddle_session, slowed_by, versions
@@ -59,23 +64,28 @@ def fit(
     seed: int | None = None,
     data: str | None = None,
     data_dir: str | Path | None = None,
+    weights: str | Path | None = None,
     run_dir: str | Path | None = None,
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
     verbose: int = 1,
     resume: bool = False,
     allow_changes: bool = False,
+    report: bool = True,
     **overrides: Any,
 ) -> Run:
     """Train what `recipe` says and evaluate the outcome on the whole test set.
 
     recipe: a built-in name, a TOML file or a Recipe. epochs, batch_size, seed, data (`data.source`), data_dir
-    (`data.dir`) and any dotted key in `overrides` (`**{"optimizer.lr": 0.2}`) change single values of it. run_dir: a
-    new directory, by default `runs/<recipe>-<time>`. device: "auto", "cpu", "gpu" or "gpu:N". callbacks: further
-    `paddle.callbacks.Callback`s. verbose: 0 prints nothing.
+    (`data.dir`), weights (`network.pretrained`: a file to begin with) and any dotted key in `overrides`
+    (`**{"optimizer.lr": 0.2}`) change single values of it. run_dir: a new directory, by default
+    `runs/<recipe>-<time>`. device: "auto", "cpu", "gpu" or "gpu:N". callbacks: further `paddle.callbacks.Callback`s.
+    verbose: 0 prints nothing.
 
     resume: go on with the run in `run_dir`, if there is one: on the same machine it ends bit for bit as if it had never
     stopped. More `epochs` extend it. Other changes of the recipe or the data need allow_changes.
+
+    report: whether a page about the run is written at its end, `report.html`, where the extra `report` is installed.
 
     Nothing is chosen by the test set: the final weights are the last ones (with early stopping's `restore_best`, the
     best by the validation split), the `best` those of the validation split.
@@ -84,8 +94,8 @@ def fit(
     `callbacks.NonFiniteLoss` when the loss is no number any more. After Ctrl-C or SIGTERM the run is saved and marked
     "interrupted".
     """
-    named = overrides_by_key(epochs=epochs, batch_size=batch_size, seed=seed, data=data, data_dir=data_dir)
-    changes = named | overrides
+    named = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "data": data, "data_dir": data_dir}
+    changes = overrides_by_key(weights=weights, **named) | overrides
     resolved = recipe.with_overrides(changes) if isinstance(recipe, Recipe) else Recipe.load(recipe, changes)
     check_declared_network(resolved.network)
     talk = terminal.console(quiet=not verbose)
@@ -95,19 +105,23 @@ def fit(
         earlier.model = load(earlier)
         return earlier
     path = new_run_path(resolved.name) if run_dir is None else Path(run_dir) if earlier else free_run_path(run_dir)
+    begin = _weights_to_begin_with(resolved, earlier, allow_changes, progress=bool(verbose))
     settings = apply_settings()
     with paddle_session(device, resolved.seed) as device_name:
         images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
         if earlier and not allow_changes:
             check_same_data(earlier, images)
         model, loaders = build_training(resolved, images)
+        start = put_weights(model.network, begin) if begin else None
+        del begin  # a hundred megabytes of ResNet-50
         engine = use_declared_engine(model.network, resolved, device_name)
-        manifest = _manifest(resolved, images, device_name, engine, settings)
+        manifest = _manifest(resolved, images, device_name, engine, settings) | _as_recorded(start)
+        manifest["parameters"] = trained_parameters(model.network)
         checkpoint = _declared_checkpoint(resolved, path)
         probe = images_to_probe(resolved, images, device_name)
         held = resumed_run(path, manifest, model, checkpoint.resume) if earlier else started_run(path, manifest, model)
         with _refusals_as_run_errors(path), held as run:
-            terminal.announce(talk, run, images, len(loaders[0]))
+            terminal.announce(talk, run, images, len(loaders[0]), start)
             if (engine.engine, device_name) == ("native", "cpu") and (late := slowed_by(settings)):
                 talk.print(late)
             shown = [Progress(console=talk)] if verbose else []
@@ -127,26 +141,53 @@ def fit(
                 note=images.note,
                 verbose=verbose,
             )
-            run.update(result={key: found[key] for key in ("images", "loss", "top1", "top5", "step")})
-    terminal.summarise(talk, run)
+            result = {key: found[key] for key in ("images", "loss", "top1", "top5", "step")}
+            run.update(result=result, peak_memory=peak_memory())
+    page = written_report(run, images.test) if report else ""
+    terminal.summarise(talk, run, page)
     return run
+
+
+def _weights_to_begin_with(
+    recipe: Recipe, earlier: Run | None, allow_changes: bool, progress: bool
+) -> WeightsFile | None:
+    """What `network.pretrained` names, found and read; None where nothing is named, or the run has checkpoints.
+
+    Raises RunError where the run at hand began with another file, and has no checkpoint yet.
+    """
+    if recipe.network.pretrained is None or (earlier and earlier.had_checkpoints):
+        return None
+    found = read_weights(find_weights(recipe.network, progress=progress))
+    before = (earlier.manifest.get("pretrained") if earlier else None) or {}
+    if before.get("sha256") not in (None, found.sha256) and earlier and not allow_changes:
+        raise RunError(
+            f"run {earlier.path}: began with other weights than those in {found.path}; "
+            "--allow-changes (allow_changes=True) begins with these"
+        )
+    return found
+
+
+def _as_recorded(start: Start | None) -> dict[str, Any]:
+    return {"pretrained": start.to_dict()} if start else {}
 
 
 def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader, BatchLoader | None]]:
     """The prepared model, and the loaders of the training and the validation images (None if none are held out).
 
-    On Paddle's current device, as `recipe` wants it there: data format, mixed precision, images on the device.
+    On Paddle's current device, as `recipe` wants it there: data format, mixed precision, images on the device. Weights
+    are fresh, also where the recipe names some to begin with.
     """
     device = str(paddle.get_device())
     data_format = recipe.data_format(device)
-    loader = partial(DeviceLoader if _on_device(recipe, data, device) else BatchLoader, data_format=data_format)
-    training = _training_loader(loader, recipe, data)
+    kind, size = DeviceLoader if _on_device(recipe, data, device) else BatchLoader, recipe.data.image_size
+    loader = partial(kind, image_size=size, data_format=data_format)
+    training = training_loader(loader, recipe, data)
     classes, asked = len(data.train.class_names), recipe.network.num_classes
     if asked not in (None, classes):
         raise RecipeError(f"network.num_classes = {asked}: {data.name} has {classes} classes; leave the key out")
     network = build_declared_network(recipe.network, classes, data_format)
     if isinstance(network, Airbench):
-        first = data.train.images[:_IMAGES_TO_WHITEN]
+        first = resize(data.train.images[:_IMAGES_TO_WHITEN], size)
         network.whiten(normalise(first, data.mean, data.std, data_format))
     precision = use_mixed_precision(network, recipe.precision, device)
     model = Model(network)
@@ -161,25 +202,6 @@ def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader
 def _on_device(recipe: Recipe, data: Data, device: str) -> bool:
     asked = recipe.data.on_device
     return fits_on(device, data.train, data.val) if asked == "auto" else asked
-
-
-def _training_loader(loader: Callable[..., BatchLoader], recipe: Recipe, data: Data) -> BatchLoader:
-    augmentation = Augmentation(
-        crop_padding=recipe.augment.crop_padding,
-        padding_mode=recipe.augment.padding_mode,
-        flip=recipe.augment.flip,
-        cutout=recipe.augment.cutout,
-    )
-    return loader(
-        data.train,
-        recipe.batch_size,
-        augmentation=augmentation,
-        mean=data.mean,
-        std=data.std,
-        shuffle=True,
-        drop_last=len(data.train) >= recipe.batch_size,  # batch norm should not see a last batch of a few images
-        seed=recipe.seed,
-    )
 
 
 def _train(
@@ -243,7 +265,8 @@ def images_to_probe(recipe: Recipe, data: Data, device: str) -> np.ndarray | Non
     part, name = (data.train, "training") if data.val is None else (data.val, "validation")
     if count > len(part):
         raise RecipeError(f"bn_stats.probe = {count}: there are {len(part)} {name} images; ask for no more")
-    return normalise(part.images[:count], data.mean, data.std, recipe.data_format(device)) if count else None
+    first = resize(part.images[:count], recipe.data.image_size)
+    return normalise(first, data.mean, data.std, recipe.data_format(device)) if count else None
 
 
 def _declared_callbacks(recipe: Recipe, run: Run, probe: np.ndarray | None) -> list[Callback]:

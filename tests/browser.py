@@ -54,12 +54,21 @@ def until(driver, script, seconds=60):
 
 def opened(driver, page, width=1200, dark=False):
     """Show `page`, a file, in a window of that width, and wait until all is drawn; what the console says is lost."""
+    driver.shows = None
     resized(driver, width)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     driver.get_log("browser")
     driver.get(page.resolve().as_uri())
-    until(driver, "document.documentElement.dataset.drawn || !document.getElementById('failure').hidden")
+    until(driver, "document.documentElement.dataset.drawn === '' || !document.getElementById('failure').hidden")
+    return driver
+
+
+def shown(driver, page, width=1200, dark=False):
+    """As `opened`, but a page that is shown so already is left as it is."""
+    if getattr(driver, "shows", None) != (page, width, dark):
+        opened(driver, page, width, dark)
+        driver.shows = page, width, dark
     return driver
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from small_training import write_small_cifar
+from small_training import small_fit, write_small_cifar
 
 REAL_DATA = Path(os.environ.get("CIFAR_HAPI_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -26,6 +26,13 @@ def small_cifar(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     write_small_cifar(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def recorded_run(small_cifar, tmp_path_factory):
+    """Two epochs of five steps, with batch norm recorded before and after each; not to be written to."""
+    options = {"bn_stats.every_epochs": 1, "bn_stats.probe": 20, "bn_stats.channels": "all", "data.limit": 300}
+    return small_fit(small_cifar, tmp_path_factory.mktemp("runs") / "run", batch_size=54, **options)
 
 
 @pytest.fixture(scope="session")

@@ -31,5 +31,5 @@ def write_small_cifar(folder: Path, train: int = 600, test: int = 120, seed: int
 
 
 def small_fit(data_dir, run_dir, recipe="quick", **options):
-    settings = {"data": "cifar10", "epochs": 2, "batch_size": 100, "verbose": 0, **TINY, **options}
+    settings = {"data": "cifar10", "epochs": 2, "batch_size": 100, "verbose": 0, "report": False, **TINY, **options}
     return fit(recipe, data_dir=data_dir, run_dir=run_dir, **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -102,9 +103,10 @@ def test_data_is_verified(command, small_cifar):
     assert parts["train"]["sha256"] in out
 
 
-@pytest.mark.parametrize(
-    "name", ["", "train", "evaluate", "predict", "recipes", "doctor", "data", "data fetch", "data verify"]
-)
+NAMES = ["", "train", "resume", "evaluate", "predict", "bn", "report", "compare", "recipes", "doctor", "data"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "data fetch", "data verify", "data show"])
 def test_every_command_has_help_with_an_example(command, name):
     code, out, _ = command(*name.split(), "--help")
     assert code == 0
@@ -127,6 +129,13 @@ def test_every_command_has_help_with_an_example(command, name):
         (["evaluate", "nowhere"], 4, "nowhere is no run"),
         (["predict", "nowhere", "x.png"], 4, "nowhere is no run"),
         (["predict", "nowhere"], 2, "Missing argument"),
+        (["report"], 4, "no run in runs/: train one first"),
+        (["report", "nowhere"], 4, "nowhere is no run"),
+        (["compare", "nowhere"], 4, "nowhere is no run"),
+        (["compare"], 2, "Missing argument"),
+        (["data", "show", "nowhere", "--out", "x.png"], 3, "'nowhere' is neither"),
+        (["data", "show", "--augmented", "--recipe", "quik", "--out", "x.png"], 2, "did you mean quick?"),
+        (["data", "show", "synthetic"], 2, "use --out FILE.png"),
         (["recipes", "none"], 2, "no recipe is called 'none'"),
         (["data", "fetch", "mnist"], 2, "'mnist' is not one of"),
         (["data", "verify", "nowhere"], 3, "'nowhere' is neither"),
@@ -200,6 +209,18 @@ def test_ctrl_c_ends_with_130_and_a_readable_run(small_cifar, tmp_path):
     assert process.returncode == 130 and err.splitlines()[-1] == "interrupted" and "Traceback" not in err
     run = Run(tmp_path / "run")
     assert run.status == "interrupted" and len(run.history) >= 2
+
+
+@pytest.mark.parametrize("arguments", [["recipes", "resnet20"], ["evaluate", "RUN"], ["bn", "RUN", "--no-diagnosis"]])
+def test_a_reader_that_leaves_is_not_complained_of(run, tmp_path, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(run.path) if each == "RUN" else each for each in arguments]
+    found = subprocess.run(
+        [sys.executable, "-m", "cifar_hapi", *command], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (1, "")
 
 
 def test_a_quiet_program_prints_its_result_alone(small_cifar, tmp_path):

@@ -15,6 +15,7 @@ import cifar_hapi
 from cifar_hapi import recipe
 from cifar_hapi.data.synthetic import write_synthetic
 from cifar_hapi.networks import registry
+from cifar_hapi.pretrained import names
 from cifar_hapi.recipe import Recipe, known_keys
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +97,7 @@ def test_every_key_of_a_recipe_is_documented():
 
 
 def test_examples_in_docstrings_are_true():
-    tried = [doctest.testmod(module) for module in (recipe,)]
+    tried = [doctest.testmod(module) for module in (recipe, names)]
     assert all(result.failed == 0 and result.attempted > 0 for result in tried)
 
 

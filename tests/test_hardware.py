@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 
+import numpy as np
 import pytest
 
 from cifar_hapi import hardware
@@ -119,3 +121,15 @@ def test_memory_is_the_machines_or_the_control_groups(machine, monkeypatch, file
 def test_memory_is_unknown_where_the_system_does_not_tell(monkeypatch):
     monkeypatch.delattr(os, "sysconf")
     assert hardware.memory() is None
+
+
+def test_the_most_memory_ever_taken_is_in_bytes():
+    before = hardware.peak_memory()
+    taken = np.ones(25_000_000)  # 200 MB
+    after = hardware.peak_memory()
+    assert before > 10_000_000 and after >= before and after > taken.nbytes
+
+
+def test_the_most_memory_ever_taken_is_unknown_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert hardware.peak_memory() is None

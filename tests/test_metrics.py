@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK, counts, label_ranks, set_counts, softmax
+from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK, counts, interval, label_ranks, set_counts, softmax
 
 NAN, INF = float("nan"), float("inf")
 
@@ -142,3 +142,12 @@ def test_what_was_counted_goes_through_json_into_a_fresh_metric(make):
     for wrong in ({}, None, {**kept, "k": 1}, dict.fromkeys(kept, "x"), dict.fromkeys(kept)):
         with pytest.raises(ValueError, match=f"is not a {type(metric).__name__}"):
             set_counts(other, wrong)
+
+
+@pytest.mark.parametrize(
+    ("share", "images", "low", "high"),
+    [(55 / 64, 64, 0.754, 0.924), (0.0, 10, 0.0, 0.278), (1.0, 10, 0.722, 1.0), (0.9, 10_000, 0.894, 0.906)],
+)
+def test_an_interval_is_wilsons(share, images, low, high):
+    """The first three as R's prop.test(..., correct = FALSE) tells."""
+    assert interval(share, images) == pytest.approx((low, high), abs=6e-4)

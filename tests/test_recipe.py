@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hapi.data.sources import open_data
-from cifar_hapi.errors import CifarHapiError, RecipeError
+from cifar_hapi.errors import RecipeError
 from cifar_hapi.networks import network_names
 from cifar_hapi.recipe import Recipe, known_keys, parse_override, recipe_names, recipe_text
 
@@ -193,8 +192,3 @@ def test_any_text_gives_a_recipe_or_one_line(tmp_path_factory, text):
 
 def test_known_keys_are_all_that_can_be_set():
     assert {"epochs", "data", "data.source", "optimizer.decay_norm", "checkpoint.monitor"} <= set(known_keys())
-
-
-def test_other_sizes_than_cifar_are_for_folders_only():
-    with pytest.raises(CifarHapiError, match=r"data\.image_size = 64"):
-        open_data(Recipe.load("resnet20", {"data.source": "synthetic", "data.image_size": 64}).data)

@@ -67,6 +67,22 @@ def test_a_result_on_cifar10_stands_beside_the_articles_and_says_how_few_images_
     assert f"{middle - half:.0%} to {middle + half:.0%}".replace("%", " %") in line
 
 
+@pytest.mark.parametrize(
+    ("speeds", "end"), [([0.0], "3 s in all"), ([9.0, 11.0], "3 s in all; 10 images/s in training")]
+)
+def test_a_training_without_a_second_step_has_no_speed(speeds, end):
+    text = io.StringIO()
+    run = SimpleNamespace(
+        recipe=Recipe.load("quick"),
+        history=[{**history("eval_acc", [0.5])[0], "images_per_second": speed} for speed in speeds],
+        evaluation=EVALUATION,
+        manifest={"seconds": 3.0},
+        path="runs/mine",
+    )
+    terminal.summarise(Console(file=text, width=200), run)
+    assert f"time     {end}" in text.getvalue().splitlines()
+
+
 def test_test_time_augmentation_is_told_with_the_number_without_it():
     text = io.StringIO()
     evaluation = EVALUATION | {"views": "flip", "without_views": {"top1": 0.4, "loss": 1.0}}

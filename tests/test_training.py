@@ -44,6 +44,7 @@ def test_the_run_directory_holds_what_the_design_says(run):
     each = ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
     parts = {f"{folder}/{part}" for folder in folders for part in each}
     others = {"run.json", "history.jsonl", "history.csv", "evaluation.json", "checkpoints/latest", "checkpoints/best"}
+    others.add("answers.safetensors")
     assert names - {".lock"} == parts | others
 
 
@@ -58,6 +59,8 @@ def test_run_json_says_what_was_trained_on_what_and_where(run):
     assert manifest["status"] == "finished" and manifest["seconds"] > 0 and manifest["started"] < manifest["ended"]
     assert Recipe.from_dict(manifest["recipe"]) == run.recipe and run.recipe.network.width == 2
     assert manifest["versions"]["paddle"] == paddle.__version__
+    trained = sum(each.size for each in run.model.network.parameters() if not each.stop_gradient)
+    assert manifest["parameters"] == trained and manifest["peak_memory"] > 10_000_000
     assert {name: part["images"] for name, part in manifest["data"]["parts"].items()} == {
         "train": 540,
         "val": 60,

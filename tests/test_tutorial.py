@@ -35,10 +35,3 @@ def test_the_translation_has_the_same_code(script):
 def test_the_page_is_of_the_notebook_as_it_is(script, language):
     folder = FOLDER / language
     assert code_on(folder / f"{script.stem}.md") == code_of(folder / script.name)
-
-
-@pytest.mark.parametrize("page", sorted(FOLDER.rglob("*.md")), ids=lambda page: str(page.relative_to(FOLDER)))
-def test_what_a_page_links_to_is_there(page):
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if not (page.parent / link).exists()]
-    assert links and not missing

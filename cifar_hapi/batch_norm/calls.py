@@ -16,6 +16,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from callbacks.network_input import output_of
+
 Link = tuple[nn.Layer, nn.Layer]  # the first gives its output to the second
 
 
@@ -62,7 +64,7 @@ def record(network: nn.Layer, x: paddle.Tensor, watched: Iterable[nn.Layer]) -> 
 def outputs_of(network: nn.Layer, x: paddle.Tensor) -> list[np.ndarray]:
     """What `network` gives for `x`, as arrays, however nested."""
     with paddle.no_grad():
-        return [tensor.numpy() for tensor in paddle.utils.flatten(network(x))]
+        return [tensor.numpy() for tensor in paddle.utils.flatten(output_of(network, [x]))]
 
 
 def private(network: nn.Layer, x: paddle.Tensor, links: Sequence[Link], expected: Sequence[np.ndarray]) -> bool:

@@ -8,20 +8,18 @@ from typing import Any
 
 import paddle
 
-from callbacks.paddle_model import norm_layers
 from callbacks.paddle_model import weights as tensors_by_name
+from cifar_hapi.batch_norm.arguments import batch_norms, check_counts
 from cifar_hapi.batch_norm.findings import SEVERITIES, Diagnosis
 from cifar_hapi.batch_norm.observation import Observation, Training
 from cifar_hapi.batch_norm.observer import observe, read_batches
 from cifar_hapi.batch_norm.processes import tensors_of
 from cifar_hapi.batch_norm.rules import RULES, Rule
-from cifar_hapi.data.loader import BatchLoader
-from cifar_hapi.data.sources import open_data
-from cifar_hapi.errors import DataError
+from cifar_hapi.batch_norm.run_images import held_out_images, run_session
+from cifar_hapi.errors import RecipeError
 from cifar_hapi.loading import Weights, checkpoint_step, load
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.run import Run
-from cifar_hapi.runtime import paddle_session
 
 
 def diagnose(
@@ -45,10 +43,11 @@ def diagnose(
     model_or_run: a `paddle.Model`, a Run, or the path of one. Of a run, `run.model` is taken where `fit` has left it,
     else its `weights`, "latest" or "best"; its recipe is looked at, too.
 
-    data: normalised images such as the network was trained on, float32, and labels, int64: a loader, a
-    `paddle.io.Dataset`, or a pair of arrays; without labels, accuracies are not looked at. For a run it may be absent:
-    then the validation images, or if none are held out training images, looked for in `data_dir` if given. At most
-    `images` are taken, in batches of about `batch_size`, which is what statistics of the batch are those of.
+    data: normalised images such as the network was trained on, float, and labels, integers: an array, a pair of
+    arrays, a `paddle.io.Dataset`, or batches, such as a loader; without labels, accuracies are not looked at. For a run
+    it may be absent: then the validation images, or if none are held out training images, looked for in `data_dir` if
+    given. At most `images` are taken, in batches of about `batch_size`, which is what statistics of the batch are those
+    of.
     test_data: the same of images that may have shifted, such as corrupted ones.
 
     training: how the network was, or is to be, trained; of a run it is known. processes: state dicts, or safetensors
@@ -57,8 +56,9 @@ def diagnose(
     The network is left as it was, bit for bit, with its random states; a loader is read from its next batch on. On the
     oneDNN engine, it is looked at natively, in float32.
 
-    Raises TypeError and ValueError for arguments that cannot be, RunError for a run, weights or file that can't be
-    used, DataError where the run's images are not to be had any more.
+    Raises RecipeError for a network without batch norm and numbers that cannot be, TypeError for arguments of another
+    kind, DataError for images and labels that cannot be, that the network does not take or that are not to be had any
+    more, RunError for a run, weights or file that can't be used.
     """
     seen = look(
         model_or_run,
@@ -87,18 +87,20 @@ def look(
     data_dir: str | Path | None = None,
 ) -> Observation:
     """What the rules of `diagnose` look at, whose arguments these are."""
+    _check(training, images, batch_size)
     most = (images, batch_size)
     if isinstance(model_or_run, paddle.Model):
         if data is None:
-            raise ValueError("diagnose: a model needs data: normalised images such as it was trained on, with labels")
+            raise RecipeError("diagnose: a model needs data: normalised images such as it was trained on, with labels")
         return _observed(model_or_run, data, test_data, training, processes, *most)
     if not isinstance(model_or_run, Run | str | Path):
         kind = type(model_or_run).__name__
         raise TypeError(f"diagnose: a {kind} is no paddle.Model, Run or path; of a network, make paddle.Model(network)")
     run = model_or_run if isinstance(model_or_run, Run) else Run(model_or_run)
-    with paddle_session("auto" if run.model is None else str(run.manifest["device"])) as device:
+    with run_session(run) as device:
         model = _model_of(run, weights)
-        data = _images_of(run, data_dir, device, batch_size) if data is None else data
+        if data is None:
+            data = held_out_images(run, data_dir, device, batch_size, "give data to diagnose")
         training = _training_of(run, weights) if training is None else training
         return _observed(model, data, test_data, training, processes, *most)
 
@@ -107,7 +109,15 @@ def examine(seen: Observation, rules: Sequence[Rule] = RULES) -> Diagnosis:
     """What `rules` find in an observation, the gravest first, else in the order of the rules."""
     found = [finding for rule in rules for finding in rule(seen)]
     found.sort(key=lambda finding: -SEVERITIES.index(finding.severity))
-    return Diagnosis(tuple(found), len(seen.layers), seen.images, len(rules))
+    unable = {rule.name: lacking for rule in rules if (lacking := rule.lacks(seen))}
+    return Diagnosis(tuple(found), len(seen.layers), seen.images, len(rules), unable)
+
+
+def _check(training: Training | None, images: int, batch_size: int) -> None:
+    check_counts("diagnose", images=images, batch_size=batch_size)
+    if training is not None and not isinstance(training, Training):
+        kind = type(training).__name__
+        raise TypeError(f"diagnose: training is a {kind}: expected a Training, such as Training(batch_size=8)")
 
 
 def _observed(
@@ -119,10 +129,7 @@ def _observed(
     images: int,
     batch_size: int,
 ) -> Observation:
-    if not norm_layers(model.network):
-        raise ValueError("diagnose: the network has no batch norm")
-    if min(images, batch_size) < 1:
-        raise ValueError(f"diagnose: images = {images}, batch_size = {batch_size}: each must be at least 1")
+    batch_norms(model, "diagnose")
     own = tensors_by_name(model)
     others = [tensors_of(process, own) for process in processes]
     batches = read_batches(model, data, images, batch_size)
@@ -142,15 +149,3 @@ def _model_of(run: Run, weights: Weights) -> paddle.Model:
 def _training_of(run: Run, weights: Weights) -> Training:
     size, images = run.recipe.batch_size, run.data.parts["train"].images
     return Training(size, images, drop_last=images >= size, steps=checkpoint_step(run, weights))
-
-
-def _images_of(run: Run, data_dir: str | Path | None, device: str, batch_size: int) -> BatchLoader:
-    """The run's validation images; its training images, as they are, where none were held out."""
-    changes = {"data.source": run.data.name} | ({"data.dir": str(data_dir)} if data_dir else {})
-    recipe = run.recipe.with_overrides(changes)
-    data = open_data(recipe.data, recipe.seed)
-    part, found = ("train", data.train) if data.val is None else ("val", data.val)
-    recorded = run.data.parts.get(part)
-    if recorded is None or recorded.sha256 != found.sha256():
-        raise DataError(f"{data.source}: not the images that run {run.path} recorded ({part}); give data to diagnose")
-    return BatchLoader(found, batch_size, mean=data.mean, std=data.std, data_format=recipe.data_format(device))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
+
+from cifar_hapi.batch_norm.words import counted
+from cifar_hapi.piped import trimmed
 
 Severity = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")  # in ascending order
@@ -57,6 +59,10 @@ class Finding:
     def shown_evidence(self) -> str:
         return ", ".join(f"{key} {_short(value)}" for key, value in self.evidence.items())
 
+    def beside(self, gravest: Finding) -> str:
+        """What is to be said before it under the title of a graver finding of the same rule, "note: "; else ""."""
+        return "" if self.severity == gravest.severity else f"{self.severity}: "
+
     @property
     def advice(self) -> list[str]:
         """What it means, and what to do, a line each; the same for all findings of a rule."""
@@ -72,13 +78,15 @@ class Finding:
 class Diagnosis(Sequence[Finding]):
     """All findings about a network, the gravest first.
 
-    layers: how many batch norms were looked at, images: on how many images, rules: by how many rules.
+    layers: how many batch norms were looked at, images: on how many images, rules: by how many rules. unable: those
+    among them that could not look, by name, and what they lacked, as an argument of `diagnose` or in a word.
     """
 
     findings: tuple[Finding, ...]
     layers: int
     images: int
     rules: int
+    unable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def worst(self) -> Severity | None:
@@ -95,34 +103,52 @@ class Diagnosis(Sequence[Finding]):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        counted = {"layers": self.layers, "images": self.images, "rules": self.rules}
-        return {**counted, "worst": self.worst, "findings": [each.to_dict() for each in self.findings]}
+        counts = {"layers": self.layers, "images": self.images, "rules": self.rules, "unable": dict(self.unable)}
+        return {**counts, "worst": self.worst, "findings": [each.to_dict() for each in self.findings]}
 
     @property
     def summary(self) -> str:
         counts = ((sum(each.severity == severity for each in self.findings), severity) for severity in SEVERITIES[::-1])
-        found = ", ".join(f"{count} {severity}{'s' * (count > 1)}" for count, severity in counts if count)
-        return f"{found or 'nothing found'}: {self.layers} batch norms, {self.images} images, {self.rules} rules"
+        found = ", ".join(counted(count, severity) for count, severity in counts if count)
+        looked_at = f"{counted(self.layers, 'batch norm')}, {counted(self.images, 'image')}"
+        looked = f"{self.rules - len(self.unable)} of " if self.unable else ""
+        return f"{found or 'nothing found'}: {looked_at}, {looked}{counted(self.rules, 'rule')}"
+
+    @property
+    def not_looked(self) -> str:
+        """Which rules could not look, by what they lacked; "" if all could."""
+        lacked: dict[str, list[str]] = {}
+        for rule, lacking in self.unable.items():
+            lacked.setdefault(lacking, []).append(rule)
+        told = ", ".join(f"no {lacking} ({', '.join(rules)})" for lacking, rules in lacked.items())
+        return f"could not look: {told}" if told else ""
 
     def show(self, console: Console | None = None) -> None:
         """Print all findings, in colours and as wide as the terminal is."""
         console = console or Console()
-        console.print(Text(self.summary))
-        for first, *others in self._by_rule():
-            console.print(Text.assemble((f"\n{first.severity}", _STYLES[first.severity]), f": {first.rule}"))
-            for line in _lines([first, *others]):
-                console.print(Padding(Text(line), (0, 0, 0, 4), expand=False))
+        with trimmed(console):
+            console.print(Text(self.summary))
+            if self.not_looked:
+                console.print(Text(self.not_looked, style="dim"))
+            for first, *others in self.by_rule():
+                console.print(Text.assemble((f"\n{first.severity}", _STYLES[first.severity]), f": {first.rule}"))
+                for line in _lines([first, *others]):
+                    console.print(Padding(Text(line), (0, 0, 0, 4), expand=False))
 
     def __str__(self) -> str:
         blocks = [
             "\n".join([f"{same[0].severity}: {same[0].rule}", *(f"    {line}" for line in _lines(same))])
-            for same in self._by_rule()
+            for same in self.by_rule()
         ]
-        return "\n\n".join([self.summary, *blocks])
+        head = "\n".join(filter(None, [self.summary, self.not_looked]))
+        return "\n\n".join([head, *blocks])
 
-    def _by_rule(self) -> list[list[Finding]]:
-        """Findings of the same rule and severity together: they mean the same."""
-        return [list(same) for _, same in groupby(self.findings, key=lambda each: (each.severity, each.rule))]
+    def by_rule(self) -> list[list[Finding]]:
+        """The findings of each rule together, as they mean the same; the gravest first."""
+        groups: dict[str, list[Finding]] = {}
+        for each in self.findings:
+            groups.setdefault(each.rule, []).append(each)
+        return list(groups.values())
 
     def __len__(self) -> int:
         return len(self.findings)
@@ -136,14 +162,14 @@ class Diagnosis(Sequence[Finding]):
 
 def _lines(same: Sequence[Finding]) -> list[str]:
     """Where and by what each shows, many of the same evidence in one line; then what they mean and what to do."""
-    places: dict[str, list[str]] = {}
+    places: dict[tuple[str, str], list[str]] = {}
     for each in same:
-        places.setdefault(each.shown_evidence, []).append(each.place)
+        places.setdefault((each.beside(same[0]), each.shown_evidence), []).append(each.place)
     shown = []
-    for evidence, where in places.items():
+    for (lesser, evidence), where in places.items():
         if len(where) > _LISTED:
             where = [f"{where[0]} and {len(where) - 1} other layers"]
-        shown += [f"{place}: {evidence}" for place in where]
+        shown += [f"{lesser}{place}: {evidence}" for place in where]
     return [*shown, *same[0].advice]
 
 

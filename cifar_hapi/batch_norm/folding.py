@@ -10,9 +10,12 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from callbacks.network_input import UnfitInput
 from callbacks.paddle_model import global_statistics, model_like, network_of, norm_layers, set_global_statistics
+from cifar_hapi.batch_norm.arguments import batch_norms
 from cifar_hapi.batch_norm.calls import Calls, difference, record
 from cifar_hapi.batch_norm.fold_plan import CONVOLUTIONS, NORMS, Fold, factor_and_offset, parts, plan, watched
+from cifar_hapi.batch_norm.words import counted
 from cifar_hapi.engine import layers, restore
 from cifar_hapi.errors import CifarHapiError, DataError, RecipeError
 
@@ -36,7 +39,7 @@ class Folding:
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self.folded)} of {len(self.folded) + len(self.kept)} batch norms folded",
+            f"{len(self.folded)} of {counted(len(self.folded) + len(self.kept), 'batch norm')} folded",
             "parameters and statistics: {:,} before, {:,} after".format(*self.parameters),
             "multiply-adds an image: {:,} before, {:,} after".format(*self.multiply_adds),
             f"outputs differ by {self.difference:.1e}",
@@ -61,12 +64,12 @@ def fold_batch_norm(model: Any, images: Any = None, *, tolerance: float = 1e-4) 
     their dtype. The new one is of the same class and runs natively (`accelerate` puts it on the engine); a model has
     the same loss and metrics, and no optimiser. Layers keep their names, a folded batch norm is a `paddle.nn.Identity`.
 
-    Raises RecipeError for a network without batch norm or that the default images don't suit, DataError for images that
-    are empty or integers, and CifarHapiError where outputs differ by more than `tolerance` (see `Folding.difference`).
+    Raises RecipeError for a network without batch norm or that the default images don't suit, TypeError for images that
+    are no array, DataError for those that are empty, integers or not taken, and CifarHapiError where outputs differ by
+    more than `tolerance` (see `Folding.difference`).
     """
     network = network_of(model)
-    if not norm_layers(network):
-        raise RecipeError("fold_batch_norm: the network has no batch-norm layer")
+    batch_norms(network, "fold_batch_norm")
     folded = copy.deepcopy(network)
     restore(folded)
     folded.eval()
@@ -102,6 +105,9 @@ def fold_batch_norm(model: Any, images: Any = None, *, tolerance: float = 1e-4) 
 def _batch(network: nn.Layer, images: Any) -> paddle.Tensor:
     dtype = network.parameters()[0].dtype
     if images is not None:
+        if not hasattr(images, "shape"):
+            kind = type(images).__name__
+            raise TypeError(f"fold_batch_norm: images is a {kind}: expected one batch, an array of floats [N, ...]")
         array = np.asarray(images)
         if not array.size or array.dtype.kind != "f":
             found = f"{array.dtype} {list(array.shape)}"
@@ -115,9 +121,9 @@ def _batch(network: nn.Layer, images: Any) -> paddle.Tensor:
 def _recorded(network: nn.Layer, x: paddle.Tensor, default: bool) -> Calls:
     try:
         return record(network, x, watched(network))
-    except (ValueError, RuntimeError, AssertionError) as error:
+    except UnfitInput as error:
         if not default:
-            raise
+            raise DataError(f"fold_batch_norm: images: {error}") from error
         raise RecipeError(
             f"fold_batch_norm: the network does not take images of {list(x.shape)}; give it a batch that suits it: "
             "fold_batch_norm(model, images)"

@@ -7,7 +7,9 @@ from typing import Any
 
 from paddle import nn
 
-from callbacks.paddle_model import global_statistics, network_of, norm_layers, set_global_statistics
+from callbacks.paddle_model import global_statistics, set_global_statistics
+from cifar_hapi.batch_norm.arguments import batch_norms
+from cifar_hapi.batch_norm.words import counted
 from cifar_hapi.errors import RecipeError
 
 
@@ -22,6 +24,10 @@ class FrozenBatchNorm:
         self._global = [(norm, global_statistics(norm)) for norm in norms.values()]
         learning = [p for norm in norms.values() for p in norm.parameters() if not p.stop_gradient]
         self._learning = learning if scale_and_shift else []
+
+    def __repr__(self) -> str:
+        what = "running statistics, scale and shift" if self._learning else "running statistics"
+        return f"FrozenBatchNorm({what} of {counted(len(self.layers), 'batch norm')} stay; undo() ends it)"
 
     def freeze(self) -> None:
         for norm, _ in self._global:
@@ -58,9 +64,7 @@ def freeze_batch_norm(model: Any, *, scale_and_shift: bool = False) -> FrozenBat
     Returns what undoes it. Layers that are frozen already stay so. Raises RecipeError for a `SyncBatchNorm`, which
     knows no such thing, and where there is nothing to freeze.
     """
-    norms = norm_layers(network_of(model))
-    if not norms:
-        raise RecipeError("freeze_batch_norm: the network has no batch-norm layer")
+    norms = batch_norms(model, "freeze_batch_norm")
     synchronised = [name for name, norm in norms.items() if isinstance(norm, nn.SyncBatchNorm)]
     if synchronised:
         raise RecipeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from rich.console import Console
 
 from callbacks import BatchNormRecords
 from callbacks.bn_layout import SUMMARY, summary
-from callbacks.paddle_model import norm_layers, norm_tensors
+from callbacks.paddle_model import norm_tensors
+from cifar_hapi.batch_norm.arguments import batch_norms
 from cifar_hapi.batch_norm.diagnosis import examine, look
 from cifar_hapi.batch_norm.findings import Diagnosis
 from cifar_hapi.batch_norm.observation import Distance, Inputs, Observation, distance
@@ -58,7 +60,8 @@ class Inspection:
     """The batch norms of a run with its `weights`, saved after `step` updates.
 
     layers: in the network's order. data: the name of the run's data set. records: what was recorded as it trained, None
-    if nothing was. images: on how many the layers were looked at, 0 if they weren't, and then there is no diagnosis.
+    if nothing was, or where `damage` says why it cannot be read. images: on how many the layers were looked at, 0 if
+    they weren't, and then there is no diagnosis.
     """
 
     run: Path
@@ -68,6 +71,7 @@ class Inspection:
     layers: tuple[InspectedLayer, ...]
     records: BatchNormRecords | None
     diagnosis: Diagnosis | None
+    damage: str = ""
 
     @property
     def images(self) -> int:
@@ -87,6 +91,7 @@ class Inspection:
             "step": self.step,
             "layers": [layer.to_dict() for layer in self.layers],
             "recorded": recorded,
+            "damage": self.damage or None,
             "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
         }
 
@@ -119,11 +124,13 @@ def inspect_batch_norm(
     weights: "latest", or "best" by the validation split. diagnosis: whether the network is shown `images` images, as
     by `diagnose`; without, no data are needed. data_dir: where these are looked for.
 
-    Raises RunError for a run, weights or records that can't be used, and for a network without batch norm; DataError
-    where the run's images are not to be had.
+    Records that are damaged are warned of, and left out. Raises RunError for a run or weights that can't be used,
+    RecipeError for a network without batch norm, TypeError for what is no run, DataError where the run's images are not
+    to be had.
     """
-    run = run if isinstance(run, Run) else Run(run)
-    step, records = checkpoint_step(run, weights), run.bn_stats
+    run = _opened(run)
+    step = checkpoint_step(run, weights)
+    records, damage = _records(run)
     with paddle_session():
         layers = _layers(run, weights)
     seen = _look(run, weights, images, data_dir) if diagnosis else None
@@ -135,16 +142,32 @@ def inspect_batch_norm(
         layers=tuple(_inspected(name, tensors, seen) for name, tensors in layers.items()),
         records=records if records is not None and len(records) else None,
         diagnosis=examine(seen) if seen else None,
+        damage=damage,
     )
+
+
+def _opened(run: Any) -> Run:
+    if not isinstance(run, Run | str | Path):
+        kind = type(run).__name__
+        raise TypeError(f"inspect_batch_norm: a {kind} is no Run or path of one; of a model, diagnose(model, data)")
+    return run if isinstance(run, Run) else Run(run)
+
+
+def _records(run: Run) -> tuple[BatchNormRecords | None, str]:
+    """What was recorded, and why it cannot be read, "" if it can."""
+    try:
+        return run.bn_stats, ""
+    except RunError as error:
+        what_to_do = f"remove {run.bn_path}, or its damaged end; layers are shown without their course in training"
+        warnings.warn(f"{error}; {what_to_do}", stacklevel=3)
+        return None, str(error)
 
 
 def _layers(run: Run, weights: Weights) -> dict[str, dict[str, np.ndarray]]:
     """Each layer's tensors by name, without those that it doesn't have."""
     here = run.model is not None and weights == "latest"
     network = (run.model if here else load(run, weights, engine="native")).network
-    norms = norm_layers(network)
-    if not norms:
-        raise RunError(f"run {run.path}: its network has no batch norm")
+    norms = batch_norms(network, f"run {run.path}")
     found = {name: norm_tensors(norm) for name, norm in norms.items()}
     return {
         name: {key: tensor.astype("float32").numpy() for key, tensor in tensors.items() if tensor is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import paddle
 from paddle import nn
 
 from callbacks import random_state
+from callbacks.network_input import output_of
 from callbacks.paddle_model import (
     Tensors,
     all_axes_but_channels,
@@ -30,8 +31,10 @@ from callbacks.paddle_model import (
     weights,
 )
 from callbacks.population_statistics import tensor_name
+from cifar_hapi.batch_norm.given_images import batches_of, class_numbers, refusals_told
 from cifar_hapi.batch_norm.observation import Inputs, NormLayer, Observation, Outcome, Shifted, Training
 from cifar_hapi.engine.layers import epsilon, momentum
+from cifar_hapi.errors import DataError
 
 Batches = Sequence[tuple[np.ndarray, np.ndarray | None]]
 
@@ -56,10 +59,12 @@ def observe(
     norms, tensors = norm_layers(network), weights(model)
     with _undisturbed(network, norms), paddle.no_grad():
         network.eval()
-        deployed = _passed(network, norms, batches)
-        with _by_batch(model, norms):
-            trained = _passed(network, norms, batches)
-        test = None if test_batches is None else _shifted(model, norms, test_batches)
+        with refusals_told("diagnose: data"):
+            deployed = _passed(network, norms, batches)
+            with _by_batch(model, norms):
+                trained = _passed(network, norms, batches)
+        with refusals_told("diagnose: test_data"):
+            test = None if test_batches is None else _shifted(model, norms, test_batches)
     layers = [
         _layer(name, norms[name], model, tensors, modes[id(norms[name])], deployed, trained) for name in deployed.inputs
     ]
@@ -81,38 +86,44 @@ def read_batches(model: Any, data: Any, images: int, batch_size: int, what: str 
     """The first `images` of `data`, held in memory, in batches of about `batch_size`, none of them a small rest.
 
     data: a `paddle.io.Dataset`, an iterable of batches, or arrays: images, or a pair (images, labels). Raises
-    ValueError, naming `what`, for data that is empty, not normalised, or not one image and at most one label.
+    TypeError and DataError, naming `what`, for data that is empty, not normalised, or not one image and at most one
+    label.
     """
-    taken, labels, count = [], [], 0
+    what = f"diagnose: {what}"
+    taken: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    count = 0
     with random_state.undrawn():
-        for batch in _as_batches(data, batch_size):
+        for batch in batches_of(data, batch_size, what):
             inputs, targets = inputs_and_labels(model, batch)
             if len(inputs) != 1 or len(targets) > 1:
-                raise ValueError(f"diagnose: {what}: a batch has {len(inputs)} inputs and {len(targets)} labels, not 1")
-            taken.append(np.asarray(inputs[0]))
-            labels += [np.asarray(target).reshape(-1) for target in targets]
+                raise DataError(f"{what}: a batch has {len(inputs)} inputs and {len(targets)} labels, not 1")
+            taken.append(_normalised(inputs[0], taken, what))
+            labels += [class_numbers(target, what) for target in targets]
             count += len(taken[-1])
             if count >= images:
                 break
     if not count:
-        raise ValueError(f"diagnose: {what} has no images (left)")
-    return _in_batches(np.concatenate(taken)[:images], np.concatenate(labels)[:images] if labels else None, batch_size)
+        raise DataError(f"{what} has no images (left)")
+    classes = np.concatenate(labels)[:images] if labels else None
+    return _in_batches(np.concatenate(taken)[:images], classes, batch_size, what)
 
 
-def _as_batches(data: Any, batch_size: int) -> Iterable[Any]:
-    if isinstance(data, np.ndarray | paddle.Tensor):
-        return [[np.asarray(data)]]
-    if isinstance(data, paddle.io.Dataset):
-        return paddle.io.DataLoader(data, batch_size=batch_size)
-    pair = isinstance(data, tuple | list) and all(isinstance(each, np.ndarray | paddle.Tensor) for each in data)
-    return [data] if pair and len(data) == 2 else data
+def _normalised(images: Any, before: Sequence[np.ndarray], what: str) -> np.ndarray:
+    """Images of a batch, float32. before: those of the batches before it, whose shape they must have."""
+    array = np.asarray(images)
+    if array.dtype.kind != "f" or not array.ndim:
+        found = f"{array.dtype} {list(array.shape)}"
+        raise DataError(f"{what}: {found}: expected floats [N, ...], normalised as in training")
+    if before and array.shape[1:] != before[0].shape[1:]:
+        one, other = (list(each.shape) for each in (array, before[0]))
+        raise DataError(f"{what}: batch {len(before)} is {one}, the first is {other}: images must have one size")
+    return array.astype(np.float32)
 
 
-def _in_batches(images: np.ndarray, labels: np.ndarray | None, batch_size: int) -> Batches:
-    if images.dtype != np.float32:
-        raise ValueError(f"diagnose: images are {images.dtype}: normalise them as in training, to float32")
+def _in_batches(images: np.ndarray, labels: np.ndarray | None, batch_size: int, what: str) -> Batches:
     if labels is not None and len(labels) != len(images):
-        raise ValueError(f"diagnose: {len(images)} images have {len(labels)} labels")
+        raise DataError(f"{what}: {len(images)} images have {len(labels)} labels")
     count = -(-len(images) // batch_size)
     parts = np.array_split(images, count)
     targets = itertools.repeat(None, count) if labels is None else np.array_split(labels, count)
@@ -133,18 +144,21 @@ def _passed(network: nn.Layer, norms: Mapping[str, nn.Layer], batches: Batches) 
     outcomes = []
     with _Watch(network, norms) as watch:
         for images, labels in batches:
-            output = network(*as_tensors([images]))
+            output = output_of(network, as_tensors([images]))
             if labels is not None:
-                outcomes.append(_outcome(output.numpy(), labels))
+                outcomes.append(_outcome(output, labels))
     parts = [np.concatenate(part) for part in zip(*outcomes, strict=True)]
     inputs = {name: sums.inputs() for name, sums in watch.sums.items()}
     return _Pass(inputs, watch.positive(), Outcome(*parts) if parts else None)
 
 
-def _outcome(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _outcome(output: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Losses and whether each is right, of logits [B, classes]."""
+    if not isinstance(output, paddle.Tensor):
+        raise DataError(f"diagnose: the network gives a {type(output).__name__}, not logits: leave labels out")
+    logits = output.numpy()
     if logits.ndim != 2 or not ((labels >= 0) & (labels < logits.shape[1])).all():
-        raise ValueError(f"diagnose: labels {labels.min()} to {labels.max()} are not those of outputs {logits.shape}")
+        raise DataError(f"diagnose: labels {labels.min()} to {labels.max()} are not those of outputs {logits.shape}")
     with np.errstate(all="ignore"):  # a network whose statistics are broken answers with what is no number
         shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors.numpy import load
 
 from callbacks.paddle_model import Tensors, shape_differences
 from cifar_hapi.errors import RunError
+from cifar_hapi.regular_file import read_regular
 
 
 def tensors_of(process: Mapping[str, Any] | str | Path, own: Mapping[str, Any]) -> Tensors:
@@ -36,16 +35,7 @@ def tensors_of(process: Mapping[str, Any] | str | Path, own: Mapping[str, Any]) 
 
 
 def _read(file: Path, most: int) -> Tensors:
-    try:
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise RunError(f"{file}: is no file")
-            data = stream.read(most + 1)
-    except OSError as error:
-        raise RunError(f"{file}: cannot be read: {error.strerror or error}") from None
-    if len(data) > most:
-        raise RunError(f"{file}: is larger than {most} bytes: not the weights of this network")
+    data = read_regular(file, most, RunError, "not the weights of this network")
     try:
         return load(data)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -8,6 +8,7 @@ import paddle
 from paddle import nn
 
 from callbacks.paddle_model import global_statistics, network_of, norm_layers
+from cifar_hapi.batch_norm.arguments import batch_norms
 from cifar_hapi.errors import RecipeError
 
 ModelOrLayer = TypeVar("ModelOrLayer")
@@ -24,12 +25,12 @@ def convert_sync_batch_norm(model: ModelOrLayer) -> ModelOrLayer:
     the network is wrapped in `paddle.DataParallel`, which a `paddle.Model` of several processes does as it is made.
 
     It is for GPUs: Paddle 2.6.2 and 3.3.1 have no kernel for it on a CPU, neither for training nor for evaluation (to
-    evaluate there, load the weights into the network as it was). Raises RecipeError on a CPU, for frozen layers
-    (`use_global_stats`), which `SyncBatchNorm` cannot be, and for layers of the older `paddle.nn.BatchNorm`, which
-    Paddle would leave as they are.
+    evaluate there, load the weights into the network as it was). Raises RecipeError on a CPU, for a network without
+    batch norm, for frozen layers (`use_global_stats`), which `SyncBatchNorm` cannot be, and for layers of the older
+    `paddle.nn.BatchNorm`, which Paddle would leave as they are.
     """
     network = network_of(model)
-    norms = norm_layers(network)
+    norms = batch_norms(network, "convert_sync_batch_norm")
     _check(norms)
     kept = {name: dict(norm.named_parameters(include_sublayers=False)) for name, norm in norms.items()}
     modes = {name: norm.training for name, norm in norms.items()}

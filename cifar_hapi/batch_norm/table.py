@@ -13,6 +13,8 @@ from rich.text import Text
 from callbacks.bn_layout import TENSORS
 from cifar_hapi.batch_norm.inspection import HOW_TO_RECORD, InspectedLayer, Inspection
 from cifar_hapi.batch_norm.rules.statistics import severity_of
+from cifar_hapi.batch_norm.words import counted
+from cifar_hapi.piped import trimmed
 
 _NAME = 28  # characters of a layer's name, at most
 _COURSE = 8  # characters of a course in time
@@ -60,12 +62,13 @@ class _Axis:
 
 def show(out: Console, inspection: Inspection) -> None:
     """Print what was inspected: which run, the table, how to read it, the findings."""
-    _head(out, inspection)
     glyphs = _ASCII if out.options.ascii_only else _UNICODE
     axes = {name: axis for name in TENSORS if (axis := _axis(inspection.layers, name)) is not None}
     courses = _has_courses(inspection, axes, out.width)
-    out.print(_table(inspection, axes, glyphs, out.width, courses))
-    _legend(out, inspection, axes, glyphs, courses)
+    with trimmed(out):
+        _head(out, inspection)
+        out.print(_table(inspection, axes, glyphs, out.width, courses))
+        _legend(out, inspection, axes, glyphs, courses)
     if inspection.diagnosis is not None:
         out.print()
         inspection.diagnosis.show(out)
@@ -74,21 +77,23 @@ def show(out: Console, inspection: Inspection) -> None:
 def show_summary(out: Console, inspection: Inspection) -> None:
     """The shortest that can be said."""
     found = inspection.diagnosis
-    not_diagnosed = f"{len(inspection.layers)} batch norms, not diagnosed"
+    not_diagnosed = f"{counted(len(inspection.layers), 'batch norm')}, not diagnosed"
     out.print(not_diagnosed if found is None else found.summary, soft_wrap=True)
 
 
 def _head(out: Console, inspection: Inspection) -> None:
     which = f"{inspection.weights} weights, step {inspection.step}"
-    out.print(f"run {inspection.run}: {len(inspection.layers)} batch norms, {which}", soft_wrap=True)
+    out.print(f"run {inspection.run}: {counted(len(inspection.layers), 'batch norm')}, {which}", soft_wrap=True)
     records = inspection.records
     if inspection.data == "synthetic":
         out.print("trained on generated images")
-    if records is None:
+    if inspection.damage:
+        out.print(f"recorded in training, and not readable: {inspection.damage}", soft_wrap=True)
+    elif records is None:
         out.print(f"not recorded in training; to record: {HOW_TO_RECORD}", soft_wrap=True)
     else:
         kind = "summaries of the channels" if records.summarised else "each channel"
-        out.print(f"recorded {len(records)} times, steps {records.steps[0]} to {records.steps[-1]}: {kind}")
+        out.print(f"recorded {counted(len(records), 'time')}, steps {records.steps[0]} to {records.steps[-1]}: {kind}")
     out.print()
 
 
@@ -208,4 +213,4 @@ def _legend(out: Console, inspection: Inspection, axes: dict[str, _Axis], glyphs
         out.print("in time: the median variance as training went on, from its lowest to its highest", style="dim")
     if inspection.images:
         off = "off: running statistics from those of batches, mean in standard deviations, variance as a factor"
-        out.print(f"{off}; {inspection.images} images", style="dim")
+        out.print(f"{off}; {counted(inspection.images, 'image')}", style="dim")

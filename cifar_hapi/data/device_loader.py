@@ -11,6 +11,7 @@ from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.device_augment import source_pixels
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.resize import PRECISION, taps
 
 _SHARE = 4  # a set may take a quarter of a GPU's memory; the network and its feature maps need the rest
 
@@ -40,28 +41,49 @@ class DeviceLoader(BatchLoader):
         self._labels = paddle.to_tensor(image_set.labels)
         self._centre = paddle.to_tensor(255 * np.asarray(self.mean, np.float32))
         self._scale = paddle.to_tensor(1 / (255 * np.asarray(self.std, np.float32)))
+        self._taps = self._resizing() if self.resized else None
         self._drawn: tuple[int, Any] | None = None
 
     def batch(self, epoch: int, step: int) -> Any:
         """The batch of one step, both counted from 0: images float32 and labels int64 [B], on the device."""
         drawn = self._epoch(epoch)[:, self._part(step)]
         indices, flipped, windows, squares = drawn[0], drawn[1].astype("bool"), drawn[2:4], drawn[4:6]
-        _, height, width, channels = self.image_set.images.shape
+        pixels, places = self._gathered_pixels(indices)
+        height, width = self.sides
         places = source_pixels(
-            indices,
+            places,
             windows,
             flipped,
             squares,
             (height, width),
             self.augmentation or Augmentation(),
-            black=self._pixels.shape[0] - 2,
-            fill=self._pixels.shape[0] - 1,
+            black=pixels.shape[0] - 2,
+            fill=pixels.shape[0] - 1,
         )
-        pixels = paddle.gather(self._pixels, places.flatten()).reshape([-1, height, width, channels])
+        pixels = paddle.gather(pixels, places.flatten()).reshape([-1, height, width, pixels.shape[1]])
         images = (pixels.astype("float32") - self._centre) * self._scale
         if self.data_format == "NCHW":
             images = images.transpose([0, 3, 1, 2])
         return images, paddle.gather(self._labels, indices)
+
+    def _gathered_pixels(self, indices: Any) -> tuple[Any, Any]:
+        """Pixels in a row, the last two black and the fill, and which images of them are those at `indices`."""
+        if self._taps is None:
+            return self._pixels, indices
+        _, height, width, channels = self.image_set.images.shape
+        lines = indices[:, None] * (height * width) + paddle.arange(height * width)
+        images = paddle.gather(self._pixels, lines.flatten()).astype("int32").reshape([-1, height, width, channels])
+        across, down = self._taps
+        resized = _scaled(_scaled(images, across, axis=2), down, axis=1).astype("uint8").reshape([-1, channels])
+        return paddle.concat([resized, self._pixels[-2:]]), paddle.arange(len(indices))
+
+    def _resizing(self) -> list[list[tuple[Any, Any]]]:
+        """What makes a line across and a line down, as tensors: places and weights of each tap."""
+        _, height, width, _ = self.image_set.images.shape
+        pairs = [
+            zip(*taps(before, after), strict=True) for before, after in zip((width, height), self.sides, strict=True)
+        ]
+        return [[(paddle.to_tensor(places), paddle.to_tensor(weights)) for places, weights in each] for each in pairs]
 
     def _epoch(self, epoch: int) -> Any:
         """What is drawn for all steps of an epoch, int64 [6, images]: indices, flips, windows and squares."""
@@ -73,3 +95,10 @@ class DeviceLoader(BatchLoader):
     def _step(self, epoch: int, step: int) -> np.ndarray:
         choices = self.choices(epoch, step)
         return np.concatenate([[self.indices(epoch, step), choices.flipped], choices.windows, choices.squares])
+
+
+def _scaled(images: Any, line: list[tuple[Any, Any]], axis: int) -> Any:
+    """One pass of `resize.resize` over int32 images, in the integers that Pillow computes with."""
+    shape = [-1 if each == axis else 1 for each in range(4)]
+    total = sum(paddle.gather(images, places, axis=axis) * weights.reshape(shape) for places, weights in line)
+    return (total + (1 << PRECISION - 1)) // (1 << PRECISION)

@@ -1,4 +1,4 @@
-"""The official archives, fetched whole or not at all."""
+"""Files from the network, fetched whole or not at all; the official archives are among them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,28 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from cifar_hapi.errors import DataError
 
 _CHUNK = 1 << 16
-_LARGEST = 1 << 30  # bytes taken of an archive whose size is not known
+_LARGEST = 1 << 30  # bytes taken of a file whose size is not known
 _TRIES = 10  # at one mirror, as long as each brings something new
 _CONNECT_SECONDS = 4.0  # for the name, and for the connection: without a network it must fail fast
 
 
 @dataclass(frozen=True)
-class Archive:
-    """A file with its MD5 sum, its size in bytes where it is known, and the mirrors to try, in order."""
+class RemoteFile:
+    """A file with its MD5 sum, its size in bytes where it is known, and the mirrors to try, in order.
+
+    instead, elsewhere: what errors advise where it cannot be had, and where its folder cannot be written.
+    """
 
     file_name: str
     md5: str
     size: int | None
     urls: tuple[str, ...]
+    instead: str = "use --data synthetic"
+    elsewhere: str = "choose another --data-dir"
 
 
 ARCHIVES = {
-    "cifar10": Archive(
+    "cifar10": RemoteFile(
         "cifar-10-python.tar.gz",
         "c58f30108f718f92721af3b95e74349a",
         170_498_071,
@@ -46,7 +51,7 @@ ARCHIVES = {
             "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
         ),
     ),
-    "cifar100": Archive(
+    "cifar100": RemoteFile(
         "cifar-100-python.tar.gz",
         "eb9058c3a382ffc7106e4002c42a8d85",
         169_001_437,
@@ -58,25 +63,25 @@ ARCHIVES = {
 }
 
 
-def fetch(archive: Archive, folder: Path, progress: bool = False, timeout: float = 20.0) -> Path:
-    """The path of the complete archive in `folder`, downloaded where it is not there with the right MD5 sum.
+def fetch(wanted: RemoteFile, folder: Path, progress: bool = False, timeout: float = 20.0) -> Path:
+    """The path of the complete file in `folder`, downloaded where it is not there with the right MD5 sum.
 
     What has arrived is kept in `<file_name>.part`, from which this call, after a cut, and later calls go on.
     Processes that want the same file wait for the one that downloads it. `timeout` is in seconds without a
     byte; `progress` writes to standard error, with a bar where that is a terminal. Raises DataError where all
     mirrors fail, at once where there is no network, and where the folder cannot be written.
     """
-    target = folder / archive.file_name
+    target = folder / wanted.file_name
     try:
-        if _md5(target) != archive.md5:
+        if _md5(target) != wanted.md5:
             folder.mkdir(parents=True, exist_ok=True)
             console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False, highlight=False)
-            with _locked(folder / f"{archive.file_name}.lock", console):
-                if _md5(target) != archive.md5:  # else another process has just fetched it
-                    _download(archive, target, timeout, console)
+            with _locked(folder / f"{wanted.file_name}.lock", console):
+                if _md5(target) != wanted.md5:  # else another process has just fetched it
+                    _download(wanted, target, timeout, console)
     except OSError as error:
         raise DataError(
-            f"{target}: cannot be read or written: {error.strerror or error}; make room or choose another --data-dir"
+            f"{target}: cannot be read or written: {error.strerror or error}; make room or {wanted.elsewhere}"
         ) from error
     return target
 
@@ -95,14 +100,14 @@ def _locked(path: Path, console: Console) -> Iterator[None]:
         lock.release()
 
 
-def _download(archive: Archive, target: Path, timeout: float, console: Console) -> None:
+def _download(wanted: RemoteFile, target: Path, timeout: float, console: Console) -> None:
     part = target.with_name(f"{target.name}.part")
     failures = []
-    for url in archive.urls:
+    for url in wanted.urls:
         console.print(f"downloading {url} to {target.parent}")
         with _bar(console) as bar:
             try:
-                _download_from(url, archive, part, timeout, bar)
+                _download_from(url, wanted, part, timeout, bar)
             except _MirrorError as error:
                 failures.append(f"{url}: {error}")
                 continue
@@ -111,8 +116,8 @@ def _download(archive: Archive, target: Path, timeout: float, console: Console) 
     wrong = [f"the {target.name} that is there has another MD5 sum"] if target.exists() else []
     kept = [f"{_size(part):,} bytes are kept for the next try"] if _size(part) else []
     raise DataError(
-        f"cannot download {archive.file_name}: {'; '.join(failures + wrong + kept)}; "
-        f"try again, put the file (MD5 {archive.md5}) into {target.parent} by hand, or use --data synthetic"
+        f"cannot download {wanted.file_name}: {'; '.join(failures + wrong + kept)}; "
+        f"try again, put the file (MD5 {wanted.md5}) into {target.parent} by hand, or {wanted.instead}"
     )
 
 
@@ -130,18 +135,18 @@ class _CutError(_MirrorError):
     """The connection failed or ended early; what has arrived may be gone on from."""
 
 
-def _download_from(url: str, archive: Archive, part: Path, timeout: float, bar: Progress) -> None:
+def _download_from(url: str, wanted: RemoteFile, part: Path, timeout: float, bar: Progress) -> None:
     """Complete `part` from one mirror; with a wrong sum it is deleted and, if resumed, begun again."""
-    task = bar.add_task("", total=archive.size)
+    task = bar.add_task("", total=wanted.size)
     for _ in range(_TRIES):
         before = _size(part)
         try:
-            kept = _receive(url, archive, part, timeout, lambda done: bar.update(task, completed=done))
+            kept = _receive(url, wanted, part, timeout, lambda done: bar.update(task, completed=done))
         except _CutError:
             if _size(part) <= before:
                 raise
             continue
-        if _md5(part) == archive.md5:
+        if _md5(part) == wanted.md5:
             return
         part.unlink()
         if not kept:
@@ -149,10 +154,10 @@ def _download_from(url: str, archive: Archive, part: Path, timeout: float, bar: 
     raise _MirrorError(f"the connection was cut {_TRIES} times")
 
 
-def _receive(url: str, archive: Archive, part: Path, timeout: float, report: Callable[[int], None]) -> int:
+def _receive(url: str, wanted: RemoteFile, part: Path, timeout: float, report: Callable[[int], None]) -> int:
     """Bring `part` to its full length with one request; returns how many of its bytes are from before."""
     held = _size(part)
-    if held == archive.size:
+    if held == wanted.size:
         return held
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
     connect = min(timeout, _CONNECT_SECONDS)
@@ -162,7 +167,7 @@ def _receive(url: str, archive: Archive, part: Path, timeout: float, report: Cal
             if held and response.status_code == 416:  # nothing comes after what is held
                 return held
             kept = _accepted_offset(response, held)
-            _write(response, archive, part, kept, report)
+            _write(response, wanted, part, kept, report)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _CutError(_reason(error)) from error
     return kept
@@ -180,20 +185,22 @@ def _accepted_offset(response: requests.Response, held: int) -> int:
     return held
 
 
-def _write(response: requests.Response, archive: Archive, part: Path, kept: int, report: Callable[[int], None]) -> None:
-    """Append the body to the first `kept` bytes of `part`, never past the size of the archive."""
+def _write(
+    response: requests.Response, wanted: RemoteFile, part: Path, kept: int, report: Callable[[int], None]
+) -> None:
+    """Append the body to the first `kept` bytes of `part`, never past the size that is wanted."""
     length = response.raw.length_remaining  # None where the server does not say
-    total = archive.size if length is None else kept + length
-    if archive.size is not None and total != archive.size:
-        raise _MirrorError(f"its file has {total:,} bytes instead of {archive.size:,}")
+    total = wanted.size if length is None else kept + length
+    if wanted.size is not None and total != wanted.size:
+        raise _MirrorError(f"its file has {total:,} bytes instead of {wanted.size:,}")
     done = kept
     with part.open("ab") as file:
         file.truncate(kept)
         for chunk in response.raw.stream(_CHUNK, decode_content=False):  # .gz is how it is to be stored
             done += len(chunk)
-            if done > (archive.size or _LARGEST):
+            if done > (wanted.size or _LARGEST):
                 file.truncate(0)
-                raise _MirrorError(f"it sends more than {archive.size or _LARGEST:,} bytes")
+                raise _MirrorError(f"it sends more than {wanted.size or _LARGEST:,} bytes")
             file.write(chunk)
             report(done)
     if total is not None and done < total:
@@ -226,6 +233,14 @@ def _reason(error: BaseException) -> str:
     while inner := error.__cause__ or next((x for x in error.args if isinstance(x, BaseException)), None):
         error = inner
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def has_md5(path: Path, md5: str) -> bool:
+    """Whether there is a file at `path` with that MD5 sum; one that cannot be read is none."""
+    try:
+        return _md5(path) == md5
+    except OSError:
+        return False
 
 
 def _size(path: Path) -> int:

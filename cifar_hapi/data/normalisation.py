@@ -9,6 +9,9 @@ import numpy as np
 
 DataFormat = Literal["NCHW", "NHWC"]
 
+# Mean and standard deviation of ImageNet's training images, by which networks for it have been fed since Torch's.
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float], data_format: DataFormat) -> np.ndarray:
     """(images / 255 - mean) / std for each channel, as float32 [B, C, H, W] or [B, H, W, C].

@@ -13,14 +13,15 @@ from cifar_hapi.data.download import ARCHIVES, fetch
 from cifar_hapi.data.folder import read_image_folder
 from cifar_hapi.data.identity import DataIdentity, PartIdentity
 from cifar_hapi.data.image_set import ImageSet
-from cifar_hapi.data.normalisation import channel_statistics
+from cifar_hapi.data.normalisation import IMAGENET, channel_statistics
 from cifar_hapi.data.split import stratified_split
 from cifar_hapi.data.synthetic import CLASS_NAMES, write_synthetic
-from cifar_hapi.errors import DataError, RecipeError
+from cifar_hapi.errors import DataError
 from cifar_hapi.recipe import DataRecipe
 from cifar_hapi.runtime import cache_folder, data_folders
 
 CifarName = Literal["cifar10", "cifar100"]
+_CIFAR_FORMAT = ("cifar10", "cifar100", "synthetic")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Data:
 
     name: "cifar10", "cifar100", "synthetic", or the path of an image folder. source: where it was read from.
     note: what must be said with every result, "" if nothing. val: held out from the training images, else None.
-    mean, std: of the images trained on, per channel, in [0, 1].
+    mean, std: by which images are normalised, per channel, in [0, 1]: of those trained on, or ImageNet's.
     """
 
     name: str
@@ -55,6 +56,11 @@ class Data:
         )
 
 
+def stored_size(name: str, image_size: int) -> int:
+    """The side in pixels of the images of the set `name` in memory, which loaders bring to a recipe's `image_size`."""
+    return 32 if name in _CIFAR_FORMAT else image_size
+
+
 def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data:
     """Find, and where need be fetch or generate, the data that `recipe` names; `seed` chooses what is held out.
 
@@ -66,18 +72,14 @@ def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data
     kept, held_out = stratified_split(train.labels, recipe.val_fraction, seed)
     val = train.take(held_out) if len(held_out) else None
     train = train.take(kept) if val is not None else train
-    mean, std = channel_statistics(train.images)
+    mean, std = IMAGENET if recipe.normalisation == "imagenet" else channel_statistics(train.images)
     return Data(name, source, note, train, val, test, mean, std)
 
 
 def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, ImageSet]:
     """Name, place, note, training and test images."""
-    if recipe.source not in ("auto", "cifar10", "cifar100", "synthetic"):
+    if recipe.source not in ("auto", *_CIFAR_FORMAT):
         return _read_folder(Path(recipe.source).expanduser(), recipe.image_size)
-    if recipe.image_size != 32:
-        raise RecipeError(
-            f"data.image_size = {recipe.image_size}: CIFAR images are 32x32; only image folders are resized"
-        )
     if recipe.source == "synthetic":
         return _read_synthetic("These are generated images: no result here is a CIFAR result.")
     if recipe.dir is not None and not Path(recipe.dir).expanduser().exists():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 from callbacks.durable import write_file
 from cifar_hapi.batch_norm.findings import Diagnosis, Finding
 from cifar_hapi.batch_norm.inspection import HOW_TO_RECORD, Inspection
+from cifar_hapi.batch_norm.words import counted
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.report import batch_norm_figures as figures
 from cifar_hapi.report.batch_norm_course import MOST_CHANNELS, Course, course_of
 from cifar_hapi.report.encoding import Arrays
+from cifar_hapi.report.libraries import require
 from cifar_hapi.report.page import Section, render, render_page, template
 
 _SHOWS = {  # which picture shows best what a rule is about
@@ -30,13 +31,20 @@ def write_batch_norm_page(inspection: Inspection, path: Path) -> Path:
 
     Raises ImportError, saying what to install, without the extra `report`; RecipeError where `path` is a folder.
     """
-    if path.is_dir():
-        raise RecipeError(f"{path}: is a folder; name a file for the page, and the run before --html")
+    check_page(path)
     section = batch_norm_section(inspection)
     page = render_page(f"Batch norm of {inspection.run.resolve().name}", [section])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, page)
     return path
+
+
+def check_page(path: Path) -> None:
+    """Raise what `write_batch_norm_page` would, before time is spent on what it shows."""
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a folder; name a file for the page, and the run before --html")
+    for library in ("plotly", "jinja2"):
+        require(library)
 
 
 def batch_norm_section(inspection: Inspection) -> Section:
@@ -46,6 +54,7 @@ def batch_norm_section(inspection: Inspection) -> Section:
     body = render(
         "batch_norm.html",
         inspection=inspection,
+        norms=counted(len(inspection.layers), "batch norm"),
         course=course,
         quantities=quantities,
         groups=[] if inspection.diagnosis is None else _groups(inspection.diagnosis, course),
@@ -85,23 +94,26 @@ def _pictures(
 
 
 def _groups(diagnosis: Diagnosis, course: Course) -> list[dict[str, Any]]:
-    """The findings of a rule and a severity together, the gravest first, each with the layer that it leads to."""
-    groups = []
-    for (severity, rule), findings in itertools.groupby(diagnosis, lambda each: (each.severity, each.rule)):
-        found = list(findings)
-        links = [_link(each, course) for each in found]
-        groups.append({"severity": severity, "rule": rule, "first": found[0], "links": links, "quantity": _shown(rule)})
-    return groups
+    """The findings of a rule together, the gravest first, each with the layer that it leads to."""
+    return [
+        {
+            "first": found[0],
+            "links": [_link(each, found[0], course) for each in found],
+            "quantity": _shown(found[0].rule),
+        }
+        for found in diagnosis.by_rule()
+    ]
 
 
 def _shown(rule: str) -> str:
     return _SHOWS.get(rule, "running_variance")
 
 
-def _link(finding: Finding, course: Course) -> dict[str, Any]:
+def _link(finding: Finding, gravest: Finding, course: Course) -> dict[str, Any]:
     known = finding.layer is not None and finding.layer in course.layers
     place = course.layers.index(finding.layer) if known and finding.layer is not None else None
-    return {"place": finding.place, "evidence": finding.shown_evidence, "layer": place}
+    lesser = finding.beside(gravest)
+    return {"lesser": lesser, "place": finding.place, "evidence": finding.shown_evidence, "layer": place}
 
 
 def _notes(inspection: Inspection, course: Course) -> list[str]:

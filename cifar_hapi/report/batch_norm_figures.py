@@ -74,7 +74,9 @@ def heat_map(course: Course, quantity: Quantity) -> Figure:
     crosses = [dots(course.steps[moments], layers, "x-thin", ORANGE, 8, **hover)] if len(layers) else []
     rows = max(120, min(900, 18 * len(values)))
     upwards = {**layer_axis(course.records.layers), "autorange": "reversed"}
-    return figure([cells, *crosses], 110 + rows, top=60, xaxis=axis(_STEP), yaxis=upwards)
+    return figure(
+        [cells, *crosses], 110 + rows, top=60, xaxis=axis(_STEP, **_from_the_first(course.steps)), yaxis=upwards
+    )
 
 
 def layer_course(course: Course, layer: str, quantity: Quantity) -> Figure:
@@ -154,6 +156,14 @@ def depth_profile(course: Course, layers: Sequence[InspectedLayer]) -> Figure:
     sideways = {**layer_axis(names), "tickangle": -60}
     upwards = axis("median variance", type="log")
     return figure(data, 440, top=80, xaxis=sideways, yaxis=upwards, showlegend=True)
+
+
+def _from_the_first(steps: np.ndarray) -> dict[str, Any]:
+    """A map's range in time: plotly would begin with the first cell, half of which is before the first step."""
+    if len(steps) < 2:
+        return {}
+    first, before, last = steps[[0, -2, -1]].tolist()
+    return {"range": [first, last + (last - before) / 2]}
 
 
 def _bands(steps: np.ndarray, summary: np.ndarray, colour: str, kind: str, whole: bool = True) -> list[Trace]:

@@ -31,6 +31,7 @@ def main() -> None:
         translated = FOLDER / "zh-CN" / script.name
         if translated.exists():
             chinese = jupytext.read(translated)
+            chinese.metadata = notebook.metadata  # which names the language of the code
             take_outputs(chinese, notebook)
             write_page(chinese, translated)
         print(script.stem, flush=True)
@@ -45,7 +46,7 @@ def take_outputs(notebook: Any, run: Any) -> None:
 
 
 def write_page(notebook: Any, script: Path) -> None:
-    """The page `script`.md, and its pictures in the folder `pictures` beside it."""
+    """The page `script`.md, and its pictures in `pictures`, which both languages share."""
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
 
@@ -55,7 +56,7 @@ def write_page(notebook: Any, script: Path) -> None:
     config = Config()
     config.ExtractOutputPreprocessor.enabled = True
     config.ExtractOutputPreprocessor.output_filename_template = "{unique_key}_{cell_index}{extension}"
-    names = {"unique_key": script.stem, "output_files_dir": "pictures"}
+    names = {"unique_key": script.stem, "output_files_dir": os.path.relpath(FOLDER / "pictures", script.parent)}
     text, resources = MarkdownExporter(config=config).from_notebook_node(notebook, resources=names)
     script.with_suffix(".md").write_text(text, encoding="utf-8")
     for name, data in resources["outputs"].items():

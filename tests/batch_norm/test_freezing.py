@@ -38,6 +38,8 @@ def test_statistics_stay_through_fit_and_the_rest_learns(stock, scale_and_shift)
     model.fit(batches(), batches(), epochs=2, verbose=0)
     kept = {*STATISTICS, *(PARAMETERS if scale_and_shift else [])}
     assert frozen.layers == ("1",)
+    stays = "running statistics, scale and shift" if scale_and_shift else "running statistics"
+    assert repr(frozen) == f"FrozenBatchNorm({stays} of 1 batch norm stay; undo() ends it)"
     assert changed(model, before) == before.keys() - kept
 
 
@@ -94,7 +96,7 @@ def test_the_engine_notices_both_ways():
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (nn.Linear(2, 2), RecipeError, "the network has no batch-norm layer"),
+        (nn.Linear(2, 2), RecipeError, "the network has no batch norm"),
         (nn.Sequential(nn.SyncBatchNorm(2)), RecipeError, "0 is a SyncBatchNorm, which always follows batches"),
         ("resnet20", TypeError, "a str is neither a paddle.Model nor a paddle.nn.Layer"),
     ],

@@ -6,13 +6,16 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from small_training import write_small_cifar
 
-from cifar_hapi import accelerate, recalibrate
-from cifar_hapi.batch_norm import freeze_batch_norm
+from cifar_hapi import accelerate, load, recalibrate
+from cifar_hapi.batch_norm.freezing import freeze_batch_norm
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
-from cifar_hapi.errors import DataError, RecipeError
+from cifar_hapi.data.sources import open_data
+from cifar_hapi.errors import DataError, RecipeError, RunError
 from cifar_hapi.networks import build_network
+from cifar_hapi.training import build_training
 
 RNG = np.random.default_rng(0)
 IMAGES = (RNG.standard_normal((23, 3, 8, 8)) * 3 + 1).astype("float32")
@@ -74,8 +77,27 @@ def test_the_engine_agrees_on_a_whole_network_and_evaluates_with_the_new_statist
         np.testing.assert_allclose(found[1][name], array, rtol=1e-3, atol=1e-3, err_msg=name)
 
 
+class Pairs(paddle.io.Dataset):
+    """Images and labels one by one."""
+
+    def __getitem__(self, place):
+        return IMAGES[place], LABELS[place]
+
+    def __len__(self):
+        return len(IMAGES)
+
+
+class Stream(paddle.io.IterableDataset):
+    def __iter__(self):
+        return iter(zip(IMAGES, LABELS, strict=True))
+
+
 INPUTS = {
     "an array": lambda: IMAGES,
+    "a pair": lambda: (IMAGES, LABELS),
+    "a pair in a list, labels in a column": lambda: [IMAGES, LABELS[:, None]],
+    "a Dataset": Pairs,
+    "a Dataset without a length": Stream,
     "doubles": lambda: IMAGES.astype("float64"),
     "a tensor": lambda: paddle.to_tensor(IMAGES),
     "arrays": lambda: [IMAGES[:10], IMAGES[10:]],
@@ -175,7 +197,9 @@ def test_accuracy_before_and_after_is_that_of_the_statistics_before_and_after():
     found = recalibrate(network, IMAGES, evaluation=(IMAGES, LABELS), batch_size=5)
     assert found.accuracy_before == pytest.approx(before) and found.accuracy_after == pytest.approx(accuracy())
     assert before != accuracy()
-    assert recalibrate(network, IMAGES, evaluation=batches(10, 13)).accuracy_before == found.accuracy_after
+    for same in (batches(10, 13), Pairs()):
+        assert recalibrate(network, IMAGES, evaluation=same).accuracy_before == found.accuracy_after
+    assert found.model is network
     text = str(found)
     assert text.startswith("statistics of 23 images in 5 batches") and f"{found.accuracy_after:.2%} after" in text
 
@@ -189,20 +213,112 @@ def frozen():
 @pytest.mark.parametrize(
     ("network", "images", "options", "error", "message"),
     [
-        (nn.Linear(2, 2), IMAGES, {}, RecipeError, "the network has no batch-norm layer"),
+        (nn.Linear(2, 2), IMAGES, {}, RecipeError, "the network has no batch norm"),
         (frozen(), IMAGES, {}, RecipeError, "all batch-norm layers are frozen"),
-        (two_norms(), IMAGES, {"batches": 0}, RecipeError, "batches = 0: must be at least 1"),
-        (two_norms(), IMAGES, {"batch_size": 0}, RecipeError, "batch_size = 0: must be at least 1"),
+        (two_norms(), IMAGES, {"batches": 0}, RecipeError, "batches = 0: must be a whole number, at least 1"),
+        (two_norms(), IMAGES, {"batches": 1.5}, RecipeError, "batches = 1.5: must be a whole number"),
+        (two_norms(), IMAGES, {"batch_size": 0}, RecipeError, "batch_size = 0: must be a whole number"),
         (two_norms(), IMAGES.astype("uint8"), {}, DataError, r"uint8 \[23, 3, 8, 8\]: expected floats"),
         (two_norms(), IMAGES[:0], {}, DataError, r"float32 \[0, 3, 8, 8\]: expected floats"),
         (two_norms(), [], {}, ValueError, r"batches has none \(left"),
         (two_norms(), IMAGES, {"evaluation": iter(batches(9))}, RecipeError, "evaluation is gone through twice"),
-        ("resnet20", IMAGES, {}, TypeError, "a str is neither a paddle.Model nor a paddle.nn.Layer"),
+        (two_norms(), None, {}, RecipeError, "a model needs images"),
+        (two_norms(), 5, {}, TypeError, "images: of type int: expected an array, a pair"),
+        (two_norms(), (IMAGES, LABELS[:5]), {}, DataError, "images: 23 images have 5 labels"),
+        (two_norms(), Pairs(), {"evaluation": IMAGES}, DataError, "evaluation: a batch has 0 labels, not 1"),
+        (two_norms(), IMAGES, {"evaluation": (IMAGES, LABELS / 2)}, DataError, "evaluation: labels are float64"),
+        (5, IMAGES, {}, TypeError, "a int is neither a paddle.Model nor a paddle.nn.Layer"),
+        ("resnet20", IMAGES, {}, RunError, "resnet20 is no run"),
     ],
 )
 def test_what_cannot_be_is_refused(network, images, options, error, message):
     with pytest.raises(error, match=message):
         recalibrate(network, images, **options)
+
+
+def uint8(images):
+    return images.astype("uint8")
+
+
+def channels_last(images):
+    return images.transpose(0, 2, 3, 1)
+
+
+def larger(images):
+    return images.repeat(2, axis=2)
+
+
+@pytest.mark.parametrize("engine", ["native", "onednn"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (uint8, r"uint8 \[9, 3, 8, 8\]: 0, a Conv2D, expects float32 \[N, 3, H, W\], .*; normalise images as in"),
+        (channels_last, r"float32 \[9, 8, 8, 3\]: 0, a Conv2D, expects float32 \[N, 3, H, W\], and finds float32 \["),
+        (
+            larger,
+            r"float32 \[9, 3, 16, 8\]: 5, a Linear, expects float32 \[N, ..., 144\], .* \[9, 336\]$",
+        ),
+    ],
+)
+def test_batches_that_the_network_does_not_take_are_told_and_nothing_changes(change, told, engine):
+    network = small_network()
+    if engine == "onednn" and accelerate(network).engine == "native":
+        pytest.skip("this Paddle carries no oneDNN")
+    before = state(network)
+    with pytest.raises(DataError, match=f"^recalibrate: images: batch 1: {told}") as refused:
+        recalibrate(network, [IMAGES[:9], change(IMAGES[:9])])
+    assert "\n" not in str(refused.value) and changed(network, before) == set()
+    with pytest.raises(DataError, match=r"^recalibrate: evaluation: "):
+        recalibrate(network, IMAGES, evaluation=[(change(IMAGES), LABELS)])
+    assert changed(network, before) == set() and network.training
+
+
+class Sorted(paddle.io.Dataset):
+    """Image k is k everywhere."""
+
+    def __getitem__(self, place):
+        return np.full((3, 2, 2), place, "float32")
+
+    def __len__(self):
+        return 9
+
+
+def test_a_dataset_is_shuffled_and_cut_into_even_batches():
+    network = nn.BatchNorm2D(3)
+    found = recalibrate(network, Sorted(), batch_size=4, batches=2)
+    assert (found.images, found.batches) == (6, 2)
+    in_order = recalibrate(nn.BatchNorm2D(3), Sorted(), batch_size=4)
+    assert (in_order.images, in_order.batches) == (9, 3)
+    order = np.random.default_rng(0).permutation(9)[:6]
+    assert order.tolist() != list(range(6))
+    np.testing.assert_allclose(network._mean.numpy(), order.mean(), rtol=1e-6)
+
+
+def test_a_run_is_recalibrated_on_its_training_images_as_it_was_trained(recorded_run, small_cifar):
+    files = {file: file.read_bytes() for file in recorded_run.path.rglob("*") if file.is_file()}
+    found = recalibrate(str(recorded_run.path), batches=2, data_dir=small_cifar)
+    assert (found.images, found.batches) == (108, 2)
+    recipe = recorded_run.recipe.with_overrides({"data.dir": str(small_cifar)})
+    by_hand = load(recorded_run.path)
+    batches = build_training(recipe, open_data(recipe.data, recipe.seed))[1][0]
+    recalibrate(by_hand, batches, batches=2)
+    expected = state(by_hand.network)
+    assert changed(found.model.network, expected) == set()
+    assert changed(load(recorded_run.path).network, expected) != set()
+    assert {file: file.read_bytes() for file in recorded_run.path.rglob("*") if file.is_file()} == files
+
+
+def test_the_model_that_fit_left_is_recalibrated_itself(recorded_run, small_cifar):
+    kept = state(recorded_run.model.network)
+    assert recalibrate(recorded_run, IMAGES.repeat(4, 2).repeat(4, 3)).model is recorded_run.model
+    assert changed(recorded_run.model.network, kept) != set()
+    assert recalibrate(recorded_run, batches=1, weights="best", data_dir=small_cifar).model is not recorded_run.model
+
+
+def test_other_images_than_the_run_recorded_are_refused(recorded_run, tmp_path):
+    write_small_cifar(tmp_path, seed=1)
+    with pytest.raises(DataError, match=r"not the images that run .* recorded \(train\); give images to recalibrate"):
+        recalibrate(recorded_run.path, data_dir=tmp_path)
 
 
 def test_after_an_error_in_the_middle_all_is_as_before():

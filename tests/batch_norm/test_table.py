@@ -135,7 +135,7 @@ def test_findings_follow_the_table():
         "    stage0.2.norm, channels 1, 2: off 0.5",
     ]
     healthy = shown(examples.inspection([examples.layer("a", away=(0, 1))], findings=[]))
-    assert healthy[-1] == "nothing found: 1 batch norms, 100 images, 21 rules" and "off" in table(healthy)[0]
+    assert healthy[-1] == "nothing found: 1 batch norm, 100 images, 21 rules" and "off" in table(healthy)[0]
     assert "off" not in table(shown(examples.inspection([examples.layer("a")])))[0]
 
 
@@ -147,5 +147,5 @@ def test_a_terminal_without_unicode_has_a_table_too():
 def test_the_summary_is_one_line():
     assert shown(examples.example(), by=show_summary) == ["1 error, 1 warning: 3 batch norms, 100 images, 21 rules"]
     healthy = examples.inspection([examples.layer("a", away=(0, 1))], findings=[])
-    assert shown(healthy, by=show_summary) == ["nothing found: 1 batch norms, 100 images, 21 rules"]
-    assert shown(examples.inspection([examples.layer("a")]), by=show_summary) == ["1 batch norms, not diagnosed"]
+    assert shown(healthy, by=show_summary) == ["nothing found: 1 batch norm, 100 images, 21 rules"]
+    assert shown(examples.inspection([examples.layer("a")]), by=show_summary) == ["1 batch norm, not diagnosed"]

@@ -266,3 +266,8 @@ def test_any_damage_is_records_or_one_line(tmp_path_factory, data):
         assert str(error).startswith(f"{path}, line ") and str(error).isprintable()
     else:
         assert (np.diff(records.steps) > 0).all() and len(list(records.rows())) == records._values.size
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder; name the file, of a run .*bn/stats\.jsonl"):
+        load_bn_stats(tmp_path)

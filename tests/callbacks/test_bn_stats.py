@@ -357,6 +357,20 @@ def test_options_that_cannot_be_are_refused(options, message):
         BatchNormStats("bn.jsonl", **options)
 
 
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"BatchNormStats: path = .*: is a folder; name a file in it"):
+        BatchNormStats(tmp_path)
+
+
+@pytest.mark.parametrize("probe", [20, np.ones((2, 5), "float32"), np.ones((2, 4), "uint8")])
+def test_a_probe_that_the_network_does_not_take_is_told_and_an_earlier_file_stays(tmp_path, probe):
+    file = tmp_path / "bn.jsonl"
+    file.write_text("earlier")
+    with pytest.raises(ValueError, match=r"^BatchNormStats: probe: .*: 0, a Linear, expects float32 \[N"):
+        toy_model().fit(batches(), verbose=0, callbacks=BatchNormStats(file, probe=probe))
+    assert file.read_text() == "earlier"
+
+
 def test_a_network_without_batch_norm_is_refused(tmp_path):
     with pytest.raises(ValueError, match="BatchNormStats: the network has no batch-norm layer"):
         begun(tmp_path / "bn.jsonl", nn.Linear(4, 3))

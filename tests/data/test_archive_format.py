@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hapi.data import archive_format
+from cifar_hapi import plain_pickle
 from cifar_hapi.data.archive_format import dumps, loads
 from cifar_hapi.errors import DataError
 
@@ -159,7 +159,7 @@ def test_a_deep_tuple_as_a_key_is_refused() -> None:
 
 
 def test_the_number_of_opcodes_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_format, "MAX_OPCODES", 1_000)
+    monkeypatch.setattr(plain_pickle, "MAX_OPCODES", 1_000)
     with pytest.raises(DataError, match="over 1000 pickle opcodes"):
         loads(b"\x80\x02" + b"}" * 2_000, "batch")
 

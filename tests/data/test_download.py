@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cifar_hapi.data import download
-from cifar_hapi.data.download import ARCHIVES, Archive, fetch
+from cifar_hapi.data.download import ARCHIVES, RemoteFile, fetch
 from cifar_hapi.errors import DataError
 
 CONTENT = np.random.default_rng(0).bytes(200_000)
@@ -151,9 +151,9 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
 
 
-def archive(*mirrors: Mirror | str, size: int | None = len(CONTENT)) -> Archive:
+def archive(*mirrors: Mirror | str, size: int | None = len(CONTENT)) -> RemoteFile:
     urls = tuple(mirror if isinstance(mirror, str) else mirror.url for mirror in mirrors)
-    return Archive("file.bin", hashlib.md5(CONTENT).hexdigest(), size, urls)
+    return RemoteFile("file.bin", hashlib.md5(CONTENT).hexdigest(), size, urls)
 
 
 def refused() -> str:
@@ -435,7 +435,7 @@ def test_of_two_processes_one_downloads_and_the_other_waits(mirror: Start, tmp_p
 
     server = mirror(hold_back)
     code = (
-        "from pathlib import Path; from cifar_hapi.data.download import Archive, fetch; "
+        "from pathlib import Path; from cifar_hapi.data.download import RemoteFile, fetch; "
         f"fetch({archive(server)!r}, Path({str(tmp_path)!r}), progress=True)"
     )
 

@@ -1,5 +1,3 @@
-import re
-
 import numpy as np
 import paddle
 import pytest
@@ -8,6 +6,7 @@ from cifar_hapi.errors import RecipeError
 from cifar_hapi.networks import build_network
 from cifar_hapi.networks.layers import PadShortcut
 from cifar_hapi.networks.resnet import cifar_resnet
+from cifar_hapi.pretrained.names import vision_name
 
 
 def parameter_count(network):
@@ -88,29 +87,6 @@ def test_the_stem_decides_the_size_of_the_feature_maps(stem):
     network(paddle.zeros([1, 3, 64, 64]))
     first = {"cifar": 64, "imagenet": 16}[stem]
     assert list(sides.values()) == [first, first // 2, first // 4, first // 8]
-
-
-# Ours to paddle.vision's, applied in this order.
-RENAMES = {
-    r"^stem\.conv": "conv1",
-    r"^stem\.norm": "bn1",
-    r"^stage(\d)": r"layer\1",
-    r"first\.conv": "conv1",
-    r"first\.norm": "bn1",
-    r"second\.conv": "conv2",
-    r"second\.norm": "bn2",
-    r"third\.conv": "conv3",
-    r"third\.norm": "bn3",
-    r"shortcut\.conv": "downsample.0",
-    r"shortcut\.norm": "downsample.1",
-    r"^head": "fc",
-}
-
-
-def vision_name(key):
-    for pattern, replacement in RENAMES.items():
-        key = re.sub(pattern, replacement, key)
-    return key
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

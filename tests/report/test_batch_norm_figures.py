@@ -79,6 +79,11 @@ def test_a_map_has_a_row_for_each_layer_and_a_column_for_each_record():
     assert cells["x"].tolist() == recorded.steps.tolist() and crosses == []
 
 
+def test_a_map_begins_with_the_first_step():
+    assert figures.heat_map(course_of(CASES["every channel"]), MEAN)["layout"]["xaxis"]["range"] == [0, 45]
+    assert "range" not in figures.heat_map(course_of(CASES["one record"]), MEAN)["layout"]["xaxis"]
+
+
 def test_a_map_of_variances_is_logarithmic_and_crosses_what_has_no_logarithm():
     course = course_of(CASES["some not finite"])
     cells, crosses = figures.heat_map(course, VARIANCE)["data"]

@@ -87,6 +87,21 @@ def test_a_finding_leads_to_its_layer(driver, page):
     np.testing.assert_allclose(shown(driver, "course"), median(2, "running_mean"), rtol=1e-5)
 
 
+def test_findings_of_a_rule_are_together_and_what_could_not_be_looked_at_is_told(driver, tmp_path):
+    mild = examples.finding(layer_name="stage0.1.norm", severity="note")
+    example = examples.example()
+    found = dataclasses.replace(example.diagnosis, findings=(*example.diagnosis, mild), unable={"gap": "labels"})
+    dataclasses.replace(example, diagnosis=found).write_html(tmp_path / "bn.html")
+    browser.opened(driver, tmp_path / "bn.html")
+    titles, lines = (
+        driver.execute_script(f"return [...document.querySelectorAll('{each}')].map(each => each.textContent)")
+        for each in (".finding summary", ".finding.error li")
+    )
+    assert titles == ["error lagging-statistics 2 places", "warning network-wide 1 place"]
+    assert lines == ["stage0.2.norm, channels 1, 2 off 0.5", "note: stage0.1.norm off 0.5"]
+    assert "could not look: no labels (gap)" in driver.execute_script("return document.body.textContent")
+
+
 @pytest.mark.parametrize(("picture", "axis"), [("map", "y"), ("depth", "x")])
 def test_a_click_into_a_picture_chooses_the_layer_there(driver, page, picture, axis):
     """A real click, at the second of three layers."""

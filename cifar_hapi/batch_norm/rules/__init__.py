@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cifar_hapi.batch_norm.rules import channels, depth, processes, shift, statistics, training
+from cifar_hapi.batch_norm.rules.needs import Need
 from cifar_hapi.batch_norm.rules.rule import Found, Rule, rule
 
 RULES: tuple[Rule, ...] = (
@@ -30,7 +31,7 @@ RULES: tuple[Rule, ...] = (
     shift.shifted_test_images,
 )
 
-__all__ = ["RULES", "Found", "Rule", "rule", "rules_table"]
+__all__ = ["RULES", "Found", "Need", "Rule", "rule", "rules_table"]
 
 
 def rules_table() -> str:

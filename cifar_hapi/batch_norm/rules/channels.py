@@ -8,7 +8,7 @@ import numpy as np
 
 from cifar_hapi.batch_norm.findings import Severity
 from cifar_hapi.batch_norm.observation import NormLayer, Observation
-from cifar_hapi.batch_norm.rules import thresholds
+from cifar_hapi.batch_norm.rules import needs, thresholds
 from cifar_hapi.batch_norm.rules.rule import Found, rule
 
 
@@ -39,6 +39,7 @@ def dead_scale(seen: Observation) -> Iterator[Found]:
     meaning="The ReLU lets nothing of the channel through, and so no gradient: it can hardly come back.",
     action="Lower the rate, warm up, or start anew; the channel can be pruned.",
     source="Lu et al. 2019, arXiv 1903.06733",
+    needs=needs.RELU,
 )
 def never_positive(seen: Observation) -> Iterator[Found]:
     for layer in seen.layers:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cifar_hapi.batch_norm.findings import Severity
 from cifar_hapi.batch_norm.observation import NormLayer, Observation
-from cifar_hapi.batch_norm.rules import thresholds
+from cifar_hapi.batch_norm.rules import needs, thresholds
 from cifar_hapi.batch_norm.rules.rule import Found, rule
 
 
@@ -21,6 +21,7 @@ from cifar_hapi.batch_norm.rules.rule import Found, rule
     "shift differ, processes train networks of their own.",
     action="Average running statistics over processes before evaluation, use SyncBatchNorm, or recalibrate; for the "
     "latter, look for gradients that are not exchanged.",
+    needs=needs.PROCESSES,
 )
 def unsynchronised(seen: Observation) -> Iterator[Found]:
     for number, theirs in enumerate(seen.processes, start=1):

@@ -10,6 +10,7 @@ import numpy as np
 
 from cifar_hapi.batch_norm.findings import Finding, Severity
 from cifar_hapi.batch_norm.observation import Observation
+from cifar_hapi.batch_norm.rules.needs import Need
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Found:
 class Rule:
     """A rule; called with an observation it gives its findings.
 
-    looks_at, threshold: in words, for the table of the rules. meaning, action, source: as in `Finding`.
+    looks_at, threshold: in words, for the table of the rules. meaning, action, source: as in `Finding`. needs: what it
+    cannot look without, None if nothing.
     """
 
     name: str
@@ -36,6 +38,11 @@ class Rule:
     action: str
     source: str
     find: Callable[[Observation], Iterable[Found]]
+    needs: Need | None = None
+
+    def lacks(self, observation: Observation) -> str:
+        """What it needs and an observation does not have, "" if it can look."""
+        return "" if self.needs is None or self.needs.is_met(observation) else self.needs.what
 
     def __call__(self, observation: Observation) -> list[Finding]:
         return [
@@ -54,10 +61,17 @@ class Rule:
 
 
 def rule(
-    name: str, *, looks_at: str, threshold: str, meaning: str, action: str, source: str = ""
+    name: str,
+    *,
+    looks_at: str,
+    threshold: str,
+    meaning: str,
+    action: str,
+    source: str = "",
+    needs: Need | None = None,
 ) -> Callable[[Callable[[Observation], Iterable[Found]]], Rule]:
     """Makes a rule of the function below it."""
-    return lambda find: Rule(name, looks_at, threshold, meaning, action, source, find)
+    return lambda find: Rule(name, looks_at, threshold, meaning, action, source, find, needs)
 
 
 def _plain(value: Any) -> float | int | str:

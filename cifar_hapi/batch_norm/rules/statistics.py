@@ -8,7 +8,7 @@ import numpy as np
 
 from cifar_hapi.batch_norm.findings import Severity
 from cifar_hapi.batch_norm.observation import Distance, Observation, Outcome, distance
-from cifar_hapi.batch_norm.rules import thresholds
+from cifar_hapi.batch_norm.rules import needs, thresholds
 from cifar_hapi.batch_norm.rules.rule import Found, rule
 
 PRECISE = "Wu & Johnson 2021, arXiv 2105.07576"
@@ -65,6 +65,7 @@ def never_trained(seen: Observation) -> Iterator[Found]:
     meaning="The momentum is too high for so few steps: running statistics are partly what they began with.",
     action="Recalibrate, train longer, or lower the momentum.",
     source=PRECISE,
+    needs=needs.STEPS,
 )
 def starting_values_left(seen: Observation) -> Iterator[Found]:
     for layer in seen.layers:
@@ -100,6 +101,7 @@ def lagging_statistics(seen: Observation) -> Iterator[Found]:
     meaning="The network knows more than it shows in evaluation: running statistics do not fit it.",
     action="Recalibrate; see lagging-statistics for the layers.",
     source=PRECISE,
+    needs=needs.LABELS,
 )
 def train_evaluation_gap(seen: Observation) -> Iterator[Found]:
     if seen.by_running is None or seen.by_batch is None:

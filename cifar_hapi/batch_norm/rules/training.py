@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cifar_hapi.batch_norm.observation import NormLayer, Observation
-from cifar_hapi.batch_norm.rules import thresholds
+from cifar_hapi.batch_norm.rules import needs, thresholds
 from cifar_hapi.batch_norm.rules.rule import Found, rule
 
 SMALL_BATCHES = "Wu & He 2018, arXiv 1803.08494"
@@ -21,6 +21,7 @@ SMALL_BATCHES = "Wu & He 2018, arXiv 1803.08494"
     "the images' own means, and evaluation, which has no such noise, differs from training.",
     action="Take larger batches; or synchronise batch norm between processes, or freeze it, or use group norm.",
     source=SMALL_BATCHES,
+    needs=needs.BATCH_SIZE,
 )
 def tiny_batch(seen: Observation) -> Iterator[Found]:
     size = seen.training.batch_size
@@ -38,6 +39,7 @@ def tiny_batch(seen: Observation) -> Iterator[Found]:
     meaning="It has the same weight in running statistics as any other batch, 1 - momentum, and evaluation comes right "
     "after it. Paddle does not normalise a single value a channel at all.",
     action="drop_last=True, or another batch size.",
+    needs=needs.EPOCH_SIZE,
 )
 def small_last_batch(seen: Observation) -> Iterator[Found]:
     last, size = seen.training.last_batch, seen.training.batch_size
@@ -122,14 +124,16 @@ def never_called(seen: Observation) -> Iterator[Found]:
     threshold="above 0: note",
     meaning="Decay of filters sets the effective rate; that of scale and shift makes the layer's output smaller, and "
     "channels die of it. Some recipes gain by it.",
-    action="Nothing if the recipe wants it; else decay_norm = false, or a group of parameters with weight_decay 0.",
+    action="Nothing if the recipe wants it; else optimizer.decay_norm = false, and where one of optimizer.groups sets "
+    'it, another after that, such as parameters = "*norm.bias", with weight_decay = 0.',
     source="He et al. 2019, arXiv 1812.01187; Summers & Dinneen 2020, arXiv 1906.03548",
+    needs=needs.OPTIMISER,
 )
 def weight_decay(seen: Observation) -> Iterator[Found]:
     for layer in seen.layers:
-        scale, shift = layer.decay or (0.0, 0.0)
-        if scale or shift:
-            yield Found("note", {"of scale": scale, "of shift": shift}, layer.name)
+        decays = dict(zip(("decay of scale", "decay of shift"), layer.decay or (), strict=False))
+        if evidence := {what: decay for what, decay in decays.items() if decay}:
+            yield Found("note", evidence, layer.name)
 
 
 def _noise(layer: NormLayer, size: int) -> dict[str, float | int]:

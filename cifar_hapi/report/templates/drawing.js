@@ -71,13 +71,16 @@ const drawing = (() => {
     notice.hidden = false;
   }
 
+  let done = 0; // sections
+
   // Give `script` a section's element, its figures, and what shows one of them in an element.
   async function section(number, script) {
     try {
       const figures = await unpacked(document.getElementById(`figures-${number}`).textContent);
       const place = (element, figure) => show(element, withArrays(figure, figures.arrays));
       await script(document.getElementById(`section-${number}`), figures, place);
-      document.documentElement.dataset.drawn = number;
+      done += 1;
+      if (done === document.querySelectorAll("main > section").length) document.documentElement.dataset.drawn = "";
     } catch (error) {
       fail(error);
       throw error;

@@ -1,0 +1,30 @@
+"""The training images as a recipe declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cifar_hapi.data.augment import Augmentation
+from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.sources import Data
+from cifar_hapi.recipe import Recipe
+
+
+def training_loader(loader: Callable[..., BatchLoader], recipe: Recipe, data: Data) -> BatchLoader:
+    """The training images, shuffled and varied as `recipe` says; `loader` makes it, a BatchLoader or one like it."""
+    augmentation = Augmentation(
+        crop_padding=recipe.augment.crop_padding,
+        padding_mode=recipe.augment.padding_mode,
+        flip=recipe.augment.flip,
+        cutout=recipe.augment.cutout,
+    )
+    return loader(
+        data.train,
+        recipe.batch_size,
+        augmentation=augmentation,
+        mean=data.mean,
+        std=data.std,
+        shuffle=True,
+        drop_last=len(data.train) >= recipe.batch_size,  # batch norm should not see a last batch of a few images
+        seed=recipe.seed,
+    )

@@ -1,0 +1,30 @@
+"""Whether there is a run where one is looked for, told before Paddle loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifar_hapi.errors import RunError
+
+RUNS = Path("runs")
+
+
+def is_run(path: str | Path) -> bool:
+    return (Path(path) / "run.json").is_file()
+
+
+def check_run(path: Path | None) -> None:
+    """Raise RunError unless there is a run at `path`, or any in `runs/` where it is None."""
+    if path is None:
+        if not any(map(is_run, RUNS.glob("*"))):
+            raise no_run_in(RUNS)
+    elif not is_run(path):
+        raise no_run_at(path)
+
+
+def no_run_at(path: Path, file: str = "run.json") -> RunError:
+    return RunError(f"{path} is no run: it has no {file}")
+
+
+def no_run_in(folder: str | Path) -> RunError:
+    return RunError(f"no run in {folder}/: train one first (make train, or cifar-hapi train), or name its directory")
