@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 # One stamp for each kind of install, written only after it has succeeded.
 INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
-INSTALLED_REPORT := $(INSTALLED)-report
 INSTALLED_DOCS := $(INSTALLED)-docs
+INSTALLED_REPORT := $(INSTALLED)-report
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
@@ -79,13 +79,13 @@ $(INSTALLED_DEV): $(PACKAGING)
 	$(call install,.[$(DEVICE)$(comma)dev])
 	@touch $(INSTALLED) $@
 
-$(INSTALLED_REPORT): $(INSTALLED)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
-	@touch $@
-
 $(INSTALLED_DOCS): $(PACKAGING)
 	$(call install,.[$(DEVICE)$(comma)dev$(comma)docs])
 	@touch $(INSTALLED) $(INSTALLED_DEV) $@
+
+$(INSTALLED_REPORT): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
+	@touch $@
 
 comma := ,
 define install

@@ -59,6 +59,7 @@ def test_formulas_become_mathml(building, html, display):
     ("uri", "text", "expected"),
     [
         ("tutorial/zh-CN/a.md", "一行。\n二行。\n\nend\n三\nfour", "一行。二行。\n\nend\n三\nfour"),
+        ("a.zh-CN.md", "一\n二", "一二"),
         ("tutorial/a.md", "一行。\n二行。", "一行。\n二行。"),
     ],
 )

@@ -20,4 +20,4 @@ def on_post_page(output: str, page: Any, **_: Any) -> str:
 
 
 def _is_chinese(page: Any) -> bool:
-    return "/zh-CN/" in page.file.src_uri
+    return "zh-CN" in page.file.src_uri

@@ -59,5 +59,5 @@ assert final["plain44"] > final["resnet44"]
 
 # %% [markdown]
 # 一个随机种子、四轮训练只能看出趋势，得不到论文中的数字。
-# 在完整的 CIFAR-10 上测得的结果见 [results.md](../../results.md)（英文）；
+# 在完整的 CIFAR-10 上测得的结果见 [results.zh-CN.md](../../results.zh-CN.md)；
 # 相应的网络是 `plain20/32/44/56` 和 `resnet20/32/44/56/110`。
