@@ -37,7 +37,7 @@ report: $(INSTALLED_REPORT)  ## write a page about RUN= (the newest if absent; s
 	@$(BIN)/cifar-hapi report $(RUN) $(ARGS)
 
 test: $(INSTALLED_DEV)  ## run the tests (ARGS= goes to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED_DEV)  ## style and types
 	@$(BIN)/ruff check .
