@@ -26,11 +26,24 @@ def probe(model: Any, norms: dict[str, nn.Layer], batch: Any) -> dict[str, paddl
     with _undisturbed(model.network, list(norms.values())), contextlib.ExitStack() as hooks:
         for name, norm in norms.items():
             hooks.callback(norm.register_forward_post_hook(_noting(calls.setdefault(name, []))).remove)
+        inputs = _tensors_of(inputs_and_labels(model, batch)[0])
         try:
-            output_of(model.network, as_tensors(inputs_and_labels(model, batch)[0]))
+            output_of(model.network, inputs)
         except UnfitInput as error:
             raise UnfitInput(f"BatchNormStats: probe: {error}") from error
         return {name: _together(each) for name, each in calls.items() if each}
+
+
+def _tensors_of(inputs: list[Any]) -> list[paddle.Tensor]:
+    try:
+        tensors = as_tensors(inputs)
+    except (TypeError, ValueError, RuntimeError) as error:  # as paddle.to_tensor raises
+        kinds = ", ".join(type(part).__name__ for part in inputs)
+        raise UnfitInput(f"BatchNormStats: probe: {kinds}: expected one batch, an array or a list of inputs") from error
+    for tensor in tensors:
+        if 0 in tensor.shape:
+            raise UnfitInput(f"BatchNormStats: probe: {list(tensor.shape)}: holds no images")
+    return tensors
 
 
 _Call = tuple[int, paddle.Tensor, paddle.Tensor, paddle.Tensor]

@@ -67,10 +67,16 @@ class BatchNormStats(EpochLogs):
     ):
         super().__init__()
         for name, count in (("every_epochs", every_epochs), ("every_steps", every_steps)):
+            if count is not None and type(count) is not int:
+                raise TypeError(f"BatchNormStats: {name} = {count!r}: must be a whole number, or None")
             if count is not None and count < 1:
                 raise ValueError(f"BatchNormStats: {name} = {count}: must be at least 1")
         if channels not in ("summary", "all"):
             raise ValueError(f'BatchNormStats: channels = {channels!r}: "summary" or "all"')
+        if not isinstance(gradients, bool):
+            raise TypeError(f"BatchNormStats: gradients = {gradients!r}: must be True or False")
+        if not isinstance(path, str | Path):
+            raise TypeError(f"BatchNormStats: path is a {type(path).__name__}: name a file, such as bn.jsonl")
         if Path(path).is_dir():
             raise ValueError(f"BatchNormStats: path = {str(path)!r}: is a folder; name a file in it, such as bn.jsonl")
         self.path, self.channels, self.probe, self.gradients = Path(path), channels, probe, gradients

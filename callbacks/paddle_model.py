@@ -46,7 +46,8 @@ def network_of(model: Any) -> nn.Layer:
 def model_like(model: Any, network: nn.Layer) -> Any:
     """A model of the class of `model` around another network, with its loss, copies of its metrics, no optimiser."""
     other = type(model)(network, model._inputs, model._labels)
-    other.prepare(loss=model._loss, metrics=copy.deepcopy(model._metrics))
+    if hasattr(model, "_metrics"):  # it is prepared
+        other.prepare(loss=model._loss, metrics=copy.deepcopy(model._metrics))
     return other
 
 

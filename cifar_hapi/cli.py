@@ -286,12 +286,15 @@ def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options
     if page is not None:
         check_page(page)
     inspection = inspect_batch_norm(found, **options)
+    written = (
+        None if page is None else inspection.write_html(page)
+    )  # first: who reads the table may leave before its end
     if as_json:
         click.echo(json.dumps(inspection.to_dict(), indent=1))
     else:
         (show_summary if quiet else show)(Console(highlight=False, markup=False), inspection)
-    if page is not None:
-        click.echo(f"page: {inspection.write_html(page)}", err=as_json)
+    if written is not None:
+        click.echo(f"page: {written}", err=as_json)
 
 
 @cli.command()

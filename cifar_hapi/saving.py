@@ -34,6 +34,8 @@ def save_as_run(model: Any, path: str | Path, like: Run | str | Path, weights: W
     is no model.
     """
     like = like if isinstance(like, Run) else Run(like)
+    if (Path(path) / "run.json").exists():
+        raise RunError(f"run {path}: exists already; name a directory that is new")
     tensors = {name: tensor.numpy() for name, tensor in network_of(model).state_dict().items()}
     step, saved = checkpoint_step(like, weights), read_weights(like, weights)
     if differences := shape_differences({name: saved[name].shape for name in sorted(saved)}, tensors):

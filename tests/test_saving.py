@@ -54,7 +54,7 @@ def test_it_tells_where_it_comes_from(run, changed, tmp_path):
 
 def test_a_run_that_is_there_is_not_written_over(run, changed, tmp_path):
     before = contents(run.path)
-    with pytest.raises(RunError, match="exists already"):
+    with pytest.raises(RunError, match="exists already; name a directory that is new"):
         save_as_run(changed, run.path, like=run)
     assert contents(run.path) == before
 
@@ -67,8 +67,9 @@ def test_another_network_is_refused(run, tmp_path):
         save_as_run("model", tmp_path / "new", like=run)
 
 
-def test_training_does_not_go_on_from_it(run, changed, tmp_path, small_cifar):
+@pytest.mark.parametrize("more", [{}, {"epochs": 3}], ids=["as it was", "more epochs"])
+def test_training_does_not_go_on_from_it(run, changed, tmp_path, small_cifar, more):
     path = save_as_run(changed, tmp_path / "new", like=run).path
-    with pytest.raises(RunError, match="holds weights alone: there is nothing to go on training from"):
-        fit(run.recipe, run_dir=path, resume=True, epochs=3, data_dir=small_cifar, verbose=0)
+    with pytest.raises(RunError, match="holds weights alone: there is nothing to go on training from; .* from run"):
+        fit(run.recipe, run_dir=path, resume=True, data_dir=small_cifar, verbose=0, **more)
     assert Run(path).status == "finished"

@@ -115,7 +115,7 @@ def _table(inspection: Inspection, axes: dict[str, _Axis], glyphs: _Glyphs, widt
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     table.add_column("layer", no_wrap=True)
     for name in axes:
-        table.add_column(_TITLES[name] if len(_TITLES[name]) <= box else "var", no_wrap=True, min_width=box)
+        table.add_column(_TITLES[name] if len(_TITLES[name]) <= box else _TITLES[name][:3], no_wrap=True, min_width=box)
     if courses:
         table.add_column("in time", no_wrap=True)
     for title in ("off", "off x") * away:

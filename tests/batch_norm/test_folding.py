@@ -93,6 +93,13 @@ def test_a_network_of_paddle_vision_is_folded():
     assert_same_outputs(found.model, network, 2, 3, 20, 20)
 
 
+def test_of_a_model_that_is_not_prepared_comes_one_that_is_not():
+    network = trained_like(build_network("resnet20", width=2))
+    found = fold_batch_norm(paddle.Model(network))
+    assert type(found.model) is paddle.Model
+    assert_same_outputs(found.model.network, network, 2, 3, 16, 16)
+
+
 class Between(nn.Layer):
     """A convolution, a batch norm, and a forward to be written; `kept` is why the norm cannot go."""
 

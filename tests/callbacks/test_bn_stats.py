@@ -357,6 +357,33 @@ def test_options_that_cannot_be_are_refused(options, message):
         BatchNormStats("bn.jsonl", **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every_steps": 1.5}, "BatchNormStats: every_steps = 1.5: must be a whole number, or None"),
+        ({"every_epochs": True}, "BatchNormStats: every_epochs = True: must be a whole number, or None"),
+        ({"gradients": "yes"}, "BatchNormStats: gradients = 'yes': must be True or False"),
+        ({"path": None}, "BatchNormStats: path is a NoneType: name a file"),
+    ],
+)
+def test_options_of_another_kind_are_refused(options, message):
+    with pytest.raises(TypeError, match=message):
+        BatchNormStats(**{"path": "bn.jsonl", **options})
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        ("x", "probe: str: expected one batch, an array or a list of inputs"),
+        (paddle.io.DataLoader(paddle.io.TensorDataset([paddle.ones([2, 4])])), "probe: DataLoader: expected one batch"),
+        (np.ones((0, 4), "float32"), r"probe: \[0, 4\]: holds no images"),
+    ],
+)
+def test_a_probe_that_is_no_batch_is_told(tmp_path, probe, message):
+    with pytest.raises(ValueError, match=rf"^BatchNormStats: {message}"):
+        toy_model().fit(batches(), verbose=0, callbacks=BatchNormStats(tmp_path / "bn.jsonl", probe=probe))
+
+
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"BatchNormStats: path = .*: is a folder; name a file in it"):
         BatchNormStats(tmp_path)
