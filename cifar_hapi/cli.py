@@ -42,6 +42,9 @@ def run_command(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python, which flushes once more as it ends
         return 1
     except (CifarHapiError, ArithmeticError, ImportError, OSError) as error:
+        if "KeyboardInterrupt" in str(error):  # Ctrl-C within a backward pass comes as an OSError of Paddle's
+            click.echo("interrupted", err=True)
+            return 130
         if "--debug" in arguments:
             traceback.print_exc()
         click.echo(f"error: {error}", err=True)
@@ -286,9 +289,8 @@ def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options
     if page is not None:
         check_page(page)
     inspection = inspect_batch_norm(found, **options)
-    written = (
-        None if page is None else inspection.write_html(page)
-    )  # first: who reads the table may leave before its end
+    # The page first: who reads the table may leave before its end.
+    written = None if page is None else inspection.write_html(page)
     if as_json:
         click.echo(json.dumps(inspection.to_dict(), indent=1))
     else:

@@ -198,6 +198,14 @@ def program(*arguments):
     )
 
 
+def test_ctrl_c_within_a_backward_pass_which_paddle_turns_into_an_error_of_its_own_ends_alike(command, monkeypatch):
+    def stopped(*arguments, **named):
+        raise OSError("(External) Traceback ...: KeyboardInterrupt: [Hint: ...]")
+
+    monkeypatch.setattr("cifar_hapi.training.fit", stopped)
+    assert command("train", "resnet20") == (130, "", "interrupted\n")
+
+
 def test_ctrl_c_ends_with_130_and_a_readable_run(small_cifar, tmp_path):
     options = ("--data", "cifar10", "--data-dir", small_cifar, "--epochs", 100_000, "--run-dir", tmp_path / "run")
     process = program("train", *options, *TINY_ARGUMENTS)

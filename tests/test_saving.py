@@ -70,6 +70,6 @@ def test_another_network_is_refused(run, tmp_path):
 @pytest.mark.parametrize("more", [{}, {"epochs": 3}], ids=["as it was", "more epochs"])
 def test_training_does_not_go_on_from_it(run, changed, tmp_path, small_cifar, more):
     path = save_as_run(changed, tmp_path / "new", like=run).path
-    with pytest.raises(RunError, match="holds weights alone: there is nothing to go on training from; .* from run"):
+    with pytest.raises(RunError, match=r"holds weights alone: there is nothing to go on training from; .* from run"):
         fit(run.recipe, run_dir=path, resume=True, data_dir=small_cifar, verbose=0, **more)
     assert Run(path).status == "finished"
