@@ -36,7 +36,7 @@ def make(*arguments, folder=ROOT, **environment):
         (["report"], "bin/cifar-hapi report"),
         (["report", "RUN=runs/x", "ARGS=--out x.html"], "bin/cifar-hapi report runs/x --out x.html"),
         (["report"], "pip install --quiet --disable-pip-version-check -e '.[cpu,report]'"),
-        (["test", "ARGS=-k loader"], "bin/python -m pytest -k loader"),
+        (["test", "ARGS=-k loader"], "bin/python -m pytest -n 2 --dist loadfile -k loader"),
         (["bench"], "python -m benchmarks.training &&"),
         (["bench", "BENCH=loop training", "ARGS=--json"], "python -m benchmarks.loop --json && "),
         (["train"], "pip install --quiet --disable-pip-version-check -e '.[cpu]'"),

@@ -128,7 +128,7 @@ def test_evaluate_predict_and_bn_prepare_images_as_the_training_did(larger, smal
     test = read_cifar(small_cifar, "cifar10")[1]
     assert (predict(run, test.images).labels == test.labels).sum() == round(run.evaluation["top1"] * len(test))
     sizes = []
-    record = "cifar_hapi.batch_norm.diagnosis.BatchLoader"
+    record = "cifar_hapi.batch_norm.run_images.BatchLoader"
     monkeypatch.setattr(record, lambda *args, **named: sizes.append(named["image_size"]) or BatchLoader(*args, **named))
     assert inspect_batch_norm(run, images=20).images == 20 and sizes == [40]
     with pytest.raises(DataError, match=r"expected uint8 \[N, 32, 32, 3\]"):
