@@ -94,7 +94,7 @@ def record_evaluation(
     choice: the engine that `network` runs on.
     """
     recipe = run.recipe
-    result, answers = evaluated_with_answers(
+    result, answers = evaluate_network(
         network,
         test,
         run.data.mean,
@@ -135,23 +135,8 @@ def evaluate_network(
     data_format: DataFormat = "NCHW",
     views: Views = "plain",
     verbose: int = 0,
-) -> dict[str, Any]:
-    """The figures of `evaluate` for a network and images in memory, brought to `image_size` if given."""
-    return evaluated_with_answers(network, images, mean, std, image_size, batch_size, data_format, views, verbose)[0]
-
-
-def evaluated_with_answers(
-    network: paddle.nn.Layer,
-    images: ImageSet,
-    mean: Sequence[float],
-    std: Sequence[float],
-    image_size: int | None = None,
-    batch_size: int = 250,
-    data_format: DataFormat = "NCHW",
-    views: Views = "plain",
-    verbose: int = 0,
 ) -> tuple[dict[str, Any], Answers]:
-    """As `evaluate_network`, and what the network said of each image."""
+    """The figures of `evaluate` for a network and images in memory, brought to `image_size` if given; its answers."""
     if views not in IN_WORDS:
         raise RecipeError(f"views = {views!r}: expected {', '.join(IN_WORDS)}")
     loader = BatchLoader(images, batch_size, image_size=image_size, mean=mean, std=std, data_format=data_format)

@@ -10,7 +10,7 @@ from cifar_hapi.answers import Answers, read_answers, write_answers
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.errors import DataError, RecipeError, RunError
-from cifar_hapi.evaluation import evaluated_with_answers
+from cifar_hapi.evaluation import evaluate_network
 from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
 from cifar_hapi.recorded_evaluation import RecordedEvaluation
 from cifar_hapi.run import Run
@@ -62,7 +62,7 @@ def _asked(run: Run, evaluation: RecordedEvaluation, images: ImageSet) -> Answer
     recipe = run.recipe
     with paddle_session() as device:
         model, _ = load_with_engine(run, weights, None)
-        _, answers = evaluated_with_answers(
+        _, answers = evaluate_network(
             model.network,
             images,
             run.data.mean,
