@@ -24,7 +24,6 @@ from cifar_hapi.exporting.network import INPUT, OUTPUT, Answer
 
 OPSET = 17  # of 2022: onnxruntime 1.12 and newer, OpenCV and TensorRT 8.5 know it
 _LIBRARIES = ("paddle2onnx", "onnx", "onnxruntime")
-_ERRORS_ONLY = 3  # onnxruntime's severity: it warns of constants that paddle2onnx leaves unused
 
 
 def check_libraries() -> None:
@@ -48,6 +47,7 @@ def write(network: nn.Layer, spec: paddle.static.InputSpec, folder: Path, facts:
     with tempfile.TemporaryDirectory() as beside:
         model = onnx.load_model_from_string(_converted(paddle_format.write(network, spec, Path(beside))))
     _name_ends(model)
+    _remove_unused_constants(model)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)
@@ -59,9 +59,7 @@ def write(network: nn.Layer, spec: paddle.static.InputSpec, folder: Path, facts:
 def open_model(file: Path) -> Answer:
     """The model as a program elsewhere would load it, on the CPU."""
     runtime = _library("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
     def answer(images: np.ndarray) -> np.ndarray:
         return session.run([OUTPUT], {INPUT: images})[0]
@@ -113,6 +111,14 @@ def _name_ends(model: Any) -> None:
     result.name = OUTPUT
     for end in (entry, result):
         end.type.tensor_type.shape.dim[0].dim_param = "N"
+
+
+def _remove_unused_constants(model: Any) -> None:
+    """Those that paddle2onnx leaves behind; onnxruntime warns of each as it loads a model."""
+    used = {name for node in model.graph.node for name in node.input}
+    for node in list(model.graph.node):
+        if node.op_type == "Constant" and node.output[0] not in used:
+            model.graph.node.remove(node)
 
 
 def _library(name: str) -> Any:

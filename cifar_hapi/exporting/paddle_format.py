@@ -42,8 +42,8 @@ def open_model(program: Path) -> Answer:
 
 def _forget_callers(program: Path) -> None:
     """Take out of a program of Paddle 2.6 where each operation was called: lines of code, with this machine's paths."""
-    read = paddle.static.Program.parse_from_string(program.read_bytes())
-    for block in read.blocks:
-        for operation in block.ops:
-            operation.desc.remove_attr("op_callstack")
-    program.write_bytes(read.desc.serialize_to_string())
+    read = paddle.base.core.ProgramDesc(program.read_bytes())
+    for block in map(read.block, range(read.num_blocks())):
+        for place in range(block.op_size()):
+            block.op(place).remove_attr("op_callstack")
+    program.write_bytes(read.serialize_to_string())

@@ -15,7 +15,7 @@ import pytest
 from run_examples import written_run
 
 from callbacks.checkpoint_folder import Saved
-from cifar_hapi import Run, export, load
+from cifar_hapi import export, load
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
 from cifar_hapi.exporting import run_export
@@ -44,7 +44,7 @@ def untrained_run(path, data_dir, name, width=2, **options):
 @pytest.fixture(scope="module")
 def run(small_cifar, tmp_path_factory):
     """Not to be written to."""
-    return untrained_run(tmp_path_factory.mktemp("runs") / "run", small_cifar, "resnet20")
+    return untrained_run(tmp_path_factory.mktemp("runs") / "run", small_cifar, "speednet")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,6 @@ def test_each_kind_of_network_goes_into_paddles_format(small_cifar, tmp_path, na
         ("plain20", {"network__norm": "none"}),
         ("resnet20", {"network__shortcut": "B"}),
         ("resnet18", {"network__stem": "imagenet"}),
-        ("speednet", {}),
         ("airbench", {}),
     ],
 )
@@ -140,11 +139,9 @@ def test_folded_batch_norms_are_gone(run, tmp_path, fold_bn, norms):
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_it_is_float32_and_channels_first_and_of_the_recipes_size(small_cifar, tmp_path, options):
-    run = untrained_run(tmp_path / "run", small_cifar, "resnet20", **options)
+    run = untrained_run(tmp_path / "run", small_cifar, "speednet", **options)
     side = run.recipe.data.image_size
     assert export(run, out=tmp_path / "out").metadata["input"]["shape"] == ["N", 3, side, side]
-    shape = export(run, uint8_input=True, out=tmp_path / "pixels").metadata["input"]["shape"]
-    assert shape == ["N", side, side, 3]
 
 
 @each_format
@@ -160,7 +157,7 @@ def test_the_metadata_say_how_to_use_it_and_where_it_comes_from(run, tmp_path, f
         "values": "RGB, 0 to 255",
     }
     assert told["class_names"] == list(run.data.class_names) and told["normalisation"]["std"] == list(run.data.std)
-    assert (told["recipe"], told["network"], told["step"]) == ("quick", "resnet20", 15)
+    assert (told["recipe"], told["network"], told["step"]) == ("quick", "speednet", 15)
     assert told["accuracy"] == {"top1": run.evaluation["top1"], "images": 120, "data": "cifar10", "note": ""}
     assert told["opset"] == (OPSET if format == "onnx" else None) and told["versions"]["paddle"] == paddle.__version__
     assert told["agreement"]["batch_sizes"] == [1, 64] and told["agreement"]["same_top1"] == 64
@@ -175,7 +172,7 @@ def test_the_metadata_say_how_to_use_it_and_where_it_comes_from(run, tmp_path, f
 
 @pytest.mark.parametrize("change", [{"step": 14}, None], ids=["other weights", "never"])
 def test_an_accuracy_of_other_weights_is_not_told(small_cifar, tmp_path, change):
-    run = untrained_run(tmp_path / "run", small_cifar, "plain20")
+    run = untrained_run(tmp_path / "run", small_cifar, "speednet")
     if change:
         run.save_evaluation(run.evaluation | change)
     else:
@@ -185,13 +182,13 @@ def test_an_accuracy_of_other_weights_is_not_told(small_cifar, tmp_path, change)
 
 
 def test_with_test_time_augmentation_the_accuracy_is_that_without(small_cifar, tmp_path):
-    run = untrained_run(tmp_path / "run", small_cifar, "plain20")
+    run = untrained_run(tmp_path / "run", small_cifar, "speednet")
     run.save_evaluation(run.evaluation | {"views": "flip", "without_views": {"top1": 0.125, "loss": 2.0}})
     assert export(run, out=tmp_path / "out").metadata["accuracy"]["top1"] == 0.125
 
 
 def test_the_folder_is_in_the_run_and_named_by_the_options(small_cifar, tmp_path):
-    run = untrained_run(tmp_path / "run", small_cifar, "plain20")
+    run = untrained_run(tmp_path / "run", small_cifar, "speednet")
     run.checkpoints.point("best", run.checkpoints.names()[0])
     assert export(run).path == run.path / "export" / "paddle"
     found = export(run, fold_bn=True, uint8_input=True, weights="best")
@@ -247,7 +244,7 @@ def test_what_cannot_be_is_told_in_one_line(run, tmp_path, options, error, messa
 @pytest.fixture
 def without_data(small_cifar, tmp_path, monkeypatch):
     """A run whose images are gone, on a machine where nothing may be downloaded."""
-    run = untrained_run(tmp_path / "run", small_cifar, "plain20")
+    run = untrained_run(tmp_path / "run", small_cifar, "speednet")
     run.update(recipe={**run.manifest["recipe"], "data": {**run.manifest["recipe"]["data"], "dir": None}})
     monkeypatch.setattr("cifar_hapi.data.sources.fetch", lambda *given, **named: pytest.fail("downloads"))
     return run
@@ -267,7 +264,7 @@ def test_images_that_are_not_where_they_were_said_to_be_are_an_error(without_dat
 
 
 def test_other_test_images_than_the_recorded_are_not_called_the_runs(small_cifar, tmp_path):
-    run = untrained_run(tmp_path / "run", small_cifar, "plain20")
+    run = untrained_run(tmp_path / "run", small_cifar, "speednet")
     test = replace(run.data.parts["test"], sha256="0" * 64)
     parts = {**run.manifest["data"]["parts"], "test": {"images": test.images, "sha256": test.sha256}}
     run.update(data={**run.manifest["data"], "parts": parts})
@@ -287,7 +284,8 @@ def test_nothing_is_installed_reached_over_the_network_or_printed(run, tmp_path,
     export(run, format=format, out=tmp_path / "out")
     assert "POLYGRAPHY_AUTOINSTALL_DEPS" not in os.environ
     assert "polygraphy" not in sys.modules
-    assert capfd.readouterr().out == ""
+    printed = capfd.readouterr()
+    assert printed.out == "" and "onnxruntime" not in printed.err, "which warns of constants that nothing uses"
 
 
 def test_paddle_2_cannot_write_onnx_and_says_so(run, tmp_path, monkeypatch):
