@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cifar_hapi.engine import EngineChoice, accelerate
     from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
+    from cifar_hapi.exporting.run_export import Export, export
     from cifar_hapi.loading import load
     from cifar_hapi.model import Model
     from cifar_hapi.prediction import Predictions, predict
@@ -32,6 +33,7 @@ _HOMES = {
     "CifarHapiError": "errors",
     "DataError": "errors",
     "EngineChoice": "engine",
+    "Export": "exporting.run_export",
     "Folding": "batch_norm.folding",
     "FrozenBatchNorm": "batch_norm.freezing",
     "Inspection": "batch_norm.inspection",
@@ -46,6 +48,7 @@ _HOMES = {
     "convert_sync_batch_norm": "batch_norm.synchronisation",
     "diagnose": "batch_norm.diagnosis",
     "evaluate": "evaluation",
+    "export": "exporting.run_export",
     "fit": "training",
     "fold_batch_norm": "batch_norm.folding",
     "freeze_batch_norm": "batch_norm.freezing",
@@ -60,6 +63,7 @@ __all__ = [
     "CifarHapiError",
     "DataError",
     "EngineChoice",
+    "Export",
     "Folding",
     "FrozenBatchNorm",
     "Inspection",
@@ -75,6 +79,7 @@ __all__ = [
     "convert_sync_batch_norm",
     "diagnose",
     "evaluate",
+    "export",
     "fit",
     "fold_batch_norm",
     "freeze_batch_norm",

@@ -300,6 +300,35 @@ def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options
 
 
 @cli.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--format", type=click.Choice(["paddle", "onnx"]), default="paddle", show_default=True)
+@click.option("--fold-bn", is_flag=True, help="Make batch norm a part of the convolutions.")
+@click.option("--uint8-input", is_flag=True, help="Take uint8 [N, H, W, 3] and normalise in the model.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="A new folder; by default in RUN/export/.")
+@_data_dir
+@_weights
+@_json
+@_common
+def export(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Write the network of RUN (by default the newest in runs/) for use elsewhere, and see that it says the same there.
+
+    \b
+    Example:  cifar-hapi export
+              cifar-hapi export runs/quick-20260101-120000 --format onnx --fold-bn --uint8-input
+    """
+    check_run(run)
+    prepare_process()
+    from cifar_hapi.exporting import export as export_run
+    from cifar_hapi.run import Run
+
+    found = export_run(Run(run) if run else Run.newest(), **options)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        click.echo(str(found.path) if quiet else str(found))
+
+
+@cli.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...", type=click.Path(path_type=Path))
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="By default RUN/report.html.")
 @_data_dir

@@ -89,6 +89,15 @@ def test_predict_as_a_table_as_json_and_as_csv(command, run, picture):
     assert {name: float(row[name]) for name in run.data.class_names} == pytest.approx(record["probabilities"])
 
 
+def test_a_run_is_exported_and_the_comparison_told(command, run, tmp_path):
+    code, out, _ = command("export", run.path, "--uint8-input", "--out", tmp_path / "out")
+    assert code == 0 and "input    uint8 [N, 32, 32, 3]" in out and "same top-1 for 64 of 64" in out
+    code, out, err = command("export", run.path, "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and "exists already" in err and len(err.splitlines()) == 1
+    code, out, _ = command("export", run.path, "--fold-bn", "--out", tmp_path / "other", "--json")
+    assert code == 0 and json.loads(out)["metadata"]["batch_norm_folded"] is True
+
+
 def test_recipes_are_listed_and_printed(command):
     lines = command("recipes")[1].splitlines()
     assert [line.split()[0] for line in lines] == recipe_names()
@@ -103,7 +112,7 @@ def test_data_is_verified(command, small_cifar):
     assert parts["train"]["sha256"] in out
 
 
-NAMES = ["", "train", "resume", "evaluate", "predict", "bn", "report", "compare", "recipes", "doctor", "data"]
+NAMES = ["", "train", "resume", "evaluate", "predict", "bn", "export", "report", "compare", "recipes", "doctor", "data"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "data fetch", "data verify", "data show"])

@@ -61,6 +61,11 @@ def stored_size(name: str, image_size: int) -> int:
     return 32 if name in _CIFAR_FORMAT else image_size
 
 
+def is_on_disk(recipe: DataRecipe) -> bool:
+    """Whether `open_data` would download nothing; what is generated, or a folder, needs no network."""
+    return recipe.source not in ("auto", "cifar10", "cifar100") or _place(recipe) is not None
+
+
 def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data:
     """Find, and where need be fetch or generate, the data that `recipe` names; `seed` chooses what is held out.
 
@@ -84,8 +89,8 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
         return _read_synthetic("These are generated images: no result here is a CIFAR result.")
     if recipe.dir is not None and not Path(recipe.dir).expanduser().exists():
         raise DataError(f"data.dir = {recipe.dir!r}: there is no such folder")
-    name: CifarName = "cifar100" if recipe.source == "cifar100" else "cifar10"
-    place = next((found for folder in data_folders(recipe.dir) if (found := find_cifar(folder, name))), None)
+    name = _cifar_name(recipe)
+    place = _place(recipe)
     if place is None:
         try:
             place = fetch(ARCHIVES[name], cache_folder(), progress=progress)
@@ -100,6 +105,16 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
     if train.class_names == CLASS_NAMES:
         raise DataError(f"{place}: holds the generated set, not CIFAR; to train on it, say --data synthetic")
     return name, str(place), "", train, test
+
+
+def _cifar_name(recipe: DataRecipe) -> CifarName:
+    return "cifar100" if recipe.source == "cifar100" else "cifar10"
+
+
+def _place(recipe: DataRecipe) -> Path | None:
+    """Where CIFAR is found; None where it would have to be downloaded."""
+    name = _cifar_name(recipe)
+    return next((found for folder in data_folders(recipe.dir) if (found := find_cifar(folder, name))), None)
 
 
 def _read_synthetic(note: str) -> tuple[str, str, str, ImageSet, ImageSet]:

@@ -1,0 +1,131 @@
+"""ONNX, from Paddle's inference format by paddle2onnx, run by onnxruntime; they are the extra `onnx`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from callbacks.durable import write_new_file
+from cifar_hapi.errors import CifarHapiError, RecipeError
+from cifar_hapi.exporting import paddle_format
+from cifar_hapi.exporting.network import INPUT, OUTPUT, Answer
+
+OPSET = 17  # of 2022: onnxruntime 1.12 and newer, OpenCV and TensorRT 8.5 know it
+_LIBRARIES = ("paddle2onnx", "onnx", "onnxruntime")
+
+
+def check_libraries() -> None:
+    """Raise ImportError where the extra is not installed, RecipeError where this Paddle is too old for it."""
+    if paddle.__version__.startswith("2."):
+        raise RecipeError(
+            f"format = 'onnx': paddle2onnx 2 needs Paddle 3, this is {paddle.__version__}; "
+            "take --format paddle, or install a newer Paddle"
+        )
+    for name in _LIBRARIES:
+        _library(name)
+
+
+def library_versions() -> dict[str, str]:
+    return {name: str(_library(name).__version__) for name in _LIBRARIES}
+
+
+def write(network: nn.Layer, spec: paddle.static.InputSpec, folder: Path, facts: dict[str, Any]) -> Path:
+    """Write `network` as `folder`/model.onnx, and `facts` into its metadata_props; what is no text, as JSON."""
+    onnx = _library("onnx")
+    with tempfile.TemporaryDirectory() as beside:
+        model = onnx.load_model_from_string(_converted(paddle_format.write(network, spec, Path(beside))))
+    _name_ends(model)
+    _remove_unused_constants(model)
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model, full_check=True)
+    file = folder / "model.onnx"
+    write_new_file(file, model.SerializeToString())
+    return file
+
+
+def open_model(file: Path) -> Answer:
+    """The model as a program elsewhere would load it, on the CPU."""
+    runtime = _library("onnxruntime")
+    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        return session.run([OUTPUT], {INPUT: images})[0]
+
+    return answer
+
+
+def _converted(program: Path) -> bytes:
+    """The bytes of the ONNX model.
+
+    Asked for bytes instead of a file, paddle2onnx leaves out its own optimisers: the default one, Polygraphy, is told
+    to install packages at run time. onnxruntime and its like fold constants as they load a model.
+    """
+    convert = _library("paddle2onnx").export
+    parameters = str(program.with_name("model.pdiparams"))
+    try:
+        with _silenced() as said:
+            model = convert(str(program), parameters, save_file=None, opset_version=OPSET, auto_upgrade_opset=False)
+    except Exception as error:  # paddle2onnx raises whatever follows from having no result
+        lines = [line for line in said.getvalue().splitlines() if "Failed to convert" in line]
+        told = lines[0].partition("Failed to convert")[2] if lines else f" the network: {error}"
+        raise CifarHapiError(f"not exported: paddle2onnx cannot convert{told}") from error
+    return bytes(model)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[io.StringIO]:
+    """Nothing is printed, by C++ neither; gives what Python would have printed."""
+    said = io.StringIO()
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            yield said
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _name_ends(model: Any) -> None:
+    """Call the output and the number of images what they are; paddle2onnx numbers them."""
+    (entry,), (result,) = model.graph.input, model.graph.output
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [OUTPUT if name == result.name else name for name in names]
+    result.name = OUTPUT
+    for end in (entry, result):
+        end.type.tensor_type.shape.dim[0].dim_param = "N"
+
+
+def _remove_unused_constants(model: Any) -> None:
+    """Those that paddle2onnx leaves behind; onnxruntime warns of each as it loads a model."""
+    used = {name for node in model.graph.node for name in node.input}
+    for node in list(model.graph.node):
+        if node.op_type == "Constant" and node.output[0] not in used:
+            model.graph.node.remove(node)
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = str(error.name or name).split(".")[0]
+        raise ImportError(f"ONNX export needs {package}: pip install 'cifar-hapi[onnx]'") from error
+    except ValueError as error:  # of paddle2onnx, where Paddle is too old for it
+        raise RecipeError(f"format = 'onnx': {str(error).partition('. ')[0]}; take --format paddle") from error

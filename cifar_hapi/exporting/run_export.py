@@ -1,0 +1,174 @@
+"""From a run to a folder that holds its network in a format for use elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from callbacks.durable import sync_folder, write_new_file
+from cifar_hapi.data.normalisation import normalise
+from cifar_hapi.errors import RecipeError
+from cifar_hapi.exporting import onnx_format, paddle_format
+from cifar_hapi.exporting.agreement import Agreement, compare
+from cifar_hapi.exporting.metadata import facts_of
+from cifar_hapi.exporting.network import input_spec, network_to_export, taken
+from cifar_hapi.exporting.sample import Sample, sample_images
+from cifar_hapi.loading import Weights, load
+from cifar_hapi.run import Run
+from cifar_hapi.runtime import paddle_session, versions
+
+Format = Literal["paddle", "onnx"]
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """What `export` wrote; as text, a few lines.
+
+    path: the folder. files: what is in it: the model, its parameters where they are apart, metadata.json. metadata:
+    what that says. agreement: how the model, loaded again, compares with the run's network.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    metadata: dict[str, Any]
+    agreement: Agreement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for programs."""
+        return {"path": str(self.path), "files": [str(file) for file in self.files], "metadata": self.metadata}
+
+    def __str__(self) -> str:
+        entry, accuracy = self.metadata["input"], self.metadata["accuracy"]
+        shape = ", ".join(map(str, entry["shape"]))
+        known = f"{accuracy['top1']:.2%} of {accuracy['images']:,} images of {accuracy['data']}" if accuracy else ""
+        rows = [
+            ("export", str(self.path)),
+            *(("", f"{file.name}, {file.stat().st_size / 1e6:.2f} MB") for file in self.files),
+            ("input", f"{entry['dtype']} [{shape}], {entry['values']}"),
+            ("top-1", known or "not evaluated"),
+            ("agrees", str(self.agreement)),
+            ("on", "{}, in batches of {} and {}".format(self.agreement.images, *self.agreement.batch_sizes)),
+        ]
+        return "\n".join(f"{label:9}{text}" for label, text in rows)
+
+
+def export(
+    run: Run | str | Path,
+    *,
+    format: Format = "paddle",
+    fold_bn: bool = False,
+    uint8_input: bool = False,
+    out: str | Path | None = None,
+    weights: Weights = "latest",
+    data_dir: str | Path | None = None,
+) -> Export:
+    """Write a run's network for use without this package, and see that it says the same there.
+
+    format: "paddle", Paddle's inference format (model.json and model.pdiparams; of Paddle 2.6 model.pdmodel), or
+    "onnx" (model.onnx; needs the extra `onnx` and Paddle 3). The model takes any number of images of the size that the
+    recipe says and gives logits, float32 [N, C]. fold_bn: batch norm becomes part of the convolutions. uint8_input: it
+    takes uint8 [N, H, W, 3] and normalises itself; else float32 [N, 3, H, W], normalised by the run's mean and standard
+    deviation. It is float32 and channels first, whatever the recipe says. out: a new folder, by default RUN/export/
+    and a name that tells the options. data_dir: where the run's test images are looked for.
+
+    The files are written beside `out`, loaded by paddle.inference or onnxruntime, and compared with the run's network
+    in float32, run by Paddle's own kernels, on 64 test images (generated ones where these are not on this machine:
+    `Agreement.images` says so), each alone and all together. Then the folder is renamed to `out`.
+
+    Raises RecipeError for options that cannot be and a folder that is there already, RunError for a run or weights that
+    can't be used, ImportError where the extra is missing, DataError where test images are not in `data_dir`, and
+    CifarHapiError, leaving nothing behind, where logits differ by more than 0.001, as a share of the largest logit if
+    that is above 1.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    target = _checked(run, format, out, _name(format, fold_bn, uint8_input, weights))
+    with paddle_session("cpu"):
+        trained = load(run, weights, engine="native").network
+        sample = sample_images(run, data_dir)
+        network = network_to_export(run, trained, sample.pixels, fold_bn, uint8_input)
+        own = _own_logits(run, trained, sample)
+        facts = {**facts_of(run, weights, uint8_input, fold_bn), **_origin(format)}
+        with _new_folder(target) as folder:
+            spec = input_spec(run, uint8_input)
+            if format == "onnx":
+                answer = onnx_format.open_model(onnx_format.write(network, spec, folder, facts))
+            else:
+                answer = paddle_format.open_model(paddle_format.write(network, spec, folder))
+            found = compare(own, answer, taken(run, sample.pixels, uint8_input), sample.source)
+            metadata = {**facts, "agreement": found.to_dict()}
+            write_new_file(folder / "metadata.json", (json.dumps(metadata, indent=1) + "\n").encode())
+    return Export(target, tuple(sorted(target.iterdir())), metadata, found)
+
+
+def _checked(run: Run, format: str, out: str | Path | None, name: str) -> Path:
+    """The folder to write; what cannot be is told before anything is read."""
+    if format not in ("paddle", "onnx"):
+        raise RecipeError(f"format = {format!r}: expected paddle or onnx")
+    target = run.path / "export" / name if out is None else Path(out)
+    if target.exists() or target.is_symlink():
+        raise RecipeError(f"{target}: exists already; remove it, or name another folder with --out")
+    if format == "onnx":
+        onnx_format.check_libraries()
+    return target
+
+
+def _name(format: str, fold_bn: bool, uint8_input: bool, weights: str) -> str:
+    options = {"folded": fold_bn, "uint8": uint8_input, "best": weights == "best"}
+    return "-".join([format, *(option for option, asked in options.items() if asked)])
+
+
+def _origin(format: Format) -> dict[str, Any]:
+    """The format, and what wrote it."""
+    onnx = format == "onnx"
+    opset = onnx_format.OPSET if onnx else None
+    return {
+        "format": format,
+        "opset": opset,
+        "versions": {**versions(), **(onnx_format.library_versions() if onnx else {})},
+    }
+
+
+def _own_logits(run: Run, trained: nn.Layer, sample: Sample) -> np.ndarray:
+    """What the run's network, as it was loaded, says of the images: float32 [N, C]."""
+    images = normalise(sample.pixels, run.data.mean, run.data.std, run.recipe.data_format("cpu"))
+    with paddle.no_grad():
+        return trained(paddle.to_tensor(images)).numpy()
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target` when all has gone well, and is gone when not."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        yield beside
+        beside.chmod(0o755)  # mkdtemp's 0700 would hide results from one's group
+        _sync(beside)
+        beside.rename(target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # another process has put something there
+                folder.rmdir()
+        raise
+    sync_folder(target.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make all files of `folder` survive a power cut; Paddle's own writers leave that to the system."""
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)

@@ -1,0 +1,53 @@
+"""The images that an exported model is compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cifar_hapi.data.resize import resize
+from cifar_hapi.data.sources import is_on_disk, open_data, stored_size
+from cifar_hapi.data.synthetic import draw
+from cifar_hapi.errors import DataError
+from cifar_hapi.run import Run
+
+COUNT = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """pixels: uint8 [N, H, W, 3], of the size that the network sees. source: in words, what they are."""
+
+    pixels: np.ndarray
+    source: str
+
+
+def sample_images(run: Run, data_dir: str | Path | None = None, count: int = COUNT) -> Sample:
+    """`count` test images of the run, spread over the set; generated ones where these cannot be had, and why.
+
+    Nothing is downloaded. data_dir: where they are looked for; given, they must be there: raises DataError.
+    """
+    size = run.recipe.data.image_size
+    try:
+        found = _test_images(run, data_dir)
+    except DataError as error:
+        if data_dir is not None:
+            raise
+        generated = draw("test", count)[0].transpose(0, 2, 3, 1)
+        return Sample(resize(generated, size), f"{count} generated images, as the run's own cannot be had: {error}")
+    places = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
+    return Sample(resize(found[places], size), f"{len(places)} test images of {run.data.name}")
+
+
+def _test_images(run: Run, data_dir: str | Path | None) -> np.ndarray:
+    recipe, name = run.recipe.data, run.data.name
+    place = recipe.dir if data_dir is None else str(data_dir)
+    declared = replace(recipe, source=name, dir=place, image_size=stored_size(name, recipe.image_size))
+    if not is_on_disk(declared):
+        raise DataError(f"{name} is not on this machine; cifar-hapi data fetch {name} downloads it")
+    test = open_data(declared, run.recipe.seed).test
+    if test.sha256() != run.data.parts["test"].sha256:
+        raise DataError(f"{name}: not the test images that run {run.path} recorded")
+    return test.images
