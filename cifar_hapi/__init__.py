@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cifar_hapi.batch_norm.folding import Folding, fold_batch_norm
     from cifar_hapi.batch_norm.freezing import FrozenBatchNorm, freeze_batch_norm
     from cifar_hapi.batch_norm.inspection import Inspection, inspect_batch_norm
+    from cifar_hapi.batch_norm.observation import Training
     from cifar_hapi.batch_norm.recalibration import Recalibration, recalibrate
     from cifar_hapi.batch_norm.synchronisation import convert_sync_batch_norm
     from cifar_hapi.engine import EngineChoice, accelerate
@@ -44,6 +45,7 @@ _HOMES = {
     "RecipeError": "errors",
     "Run": "run",
     "RunError": "errors",
+    "Training": "batch_norm.observation",
     "accelerate": "engine",
     "convert_sync_batch_norm": "batch_norm.synchronisation",
     "diagnose": "batch_norm.diagnosis",
@@ -74,6 +76,7 @@ __all__ = [
     "RecipeError",
     "Run",
     "RunError",
+    "Training",
     "__version__",
     "accelerate",
     "convert_sync_batch_norm",

@@ -22,8 +22,8 @@ def batch_norms(model: Any, asker: str) -> dict[str, nn.Layer]:
     return norms
 
 
-def check_counts(asker: str, **counts: Any) -> None:
-    """Raise RecipeError unless each is a whole number of at least 1."""
+def check_counts(asker: str, *, least: int = 1, **counts: Any) -> None:
+    """Raise RecipeError unless each is a whole number of at least `least`."""
     for name, count in counts.items():
-        if not isinstance(count, numbers.Integral) or count < 1:
-            raise RecipeError(f"{asker}: {name} = {count!r}: must be a whole number, at least 1")
+        if not isinstance(count, numbers.Integral) or count < least:
+            raise RecipeError(f"{asker}: {name} = {count!r}: must be a whole number, at least {least}")

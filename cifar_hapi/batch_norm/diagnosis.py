@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from cifar_hapi.errors import RecipeError
 from cifar_hapi.loading import Weights, checkpoint_step, load
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.run import Run
+
+_RULES = "cifar_hapi.batch_norm.rules.RULES"
 
 
 def diagnose(
@@ -57,9 +59,10 @@ def diagnose(
     oneDNN engine, it is looked at natively, in float32.
 
     Raises RecipeError for a network without batch norm and numbers that cannot be, TypeError for arguments of another
-    kind, DataError for images and labels that cannot be, that the network does not take or that are not to be had any
-    more, RunError for a run, weights or file that can't be used.
+    kind, DataError for images and labels that cannot be, such as NaN, that the network does not take or that are not to
+    be had any more, RunError for a run, weights or file that can't be used.
     """
+    rules = _checked(rules)
     seen = look(
         model_or_run,
         data,
@@ -110,7 +113,19 @@ def examine(seen: Observation, rules: Sequence[Rule] = RULES) -> Diagnosis:
     found = [finding for rule in rules for finding in rule(seen)]
     found.sort(key=lambda finding: -SEVERITIES.index(finding.severity))
     unable = {rule.name: lacking for rule in rules if (lacking := rule.lacks(seen))}
-    return Diagnosis(tuple(found), len(seen.layers), seen.images, len(rules), unable)
+    names = tuple(rule.name for rule in rules)
+    return Diagnosis(tuple(found), len(seen.layers), seen.images, len(rules), unable, names)
+
+
+def _checked(rules: Any) -> tuple[Rule, ...]:
+    if isinstance(rules, str) or not isinstance(rules, Iterable):
+        raise TypeError(f"diagnose: rules is a {type(rules).__name__}: expected a sequence of rules, such as {_RULES}")
+    rules = tuple(rules)
+    for place, each in enumerate(rules):
+        if not isinstance(each, Rule):
+            kind = type(each).__name__
+            raise TypeError(f"diagnose: rules[{place}] is a {kind}: expected a rule, such as those of {_RULES}")
+    return rules
 
 
 def _check(training: Training | None, images: int, batch_size: int) -> None:

@@ -79,7 +79,8 @@ class Diagnosis(Sequence[Finding]):
     """All findings about a network, the gravest first.
 
     layers: how many batch norms were looked at, images: on how many images, rules: by how many rules. unable: those
-    among them that could not look, by name, and what they lacked, as an argument of `diagnose` or in a word.
+    among them that could not look, by name, and what they lacked, as an argument of `diagnose` or in words. names:
+    those of the rules; () where they are not known.
     """
 
     findings: tuple[Finding, ...]
@@ -87,6 +88,7 @@ class Diagnosis(Sequence[Finding]):
     images: int
     rules: int
     unable: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     @property
     def worst(self) -> Severity | None:
@@ -98,7 +100,9 @@ class Diagnosis(Sequence[Finding]):
         return [each for each in self.findings if SEVERITIES.index(each.severity) >= SEVERITIES.index(severity)]
 
     def of(self, rule: str) -> list[Finding]:
-        """The findings of one rule."""
+        """The findings of one rule. Raises ValueError for a name that is none of the rules'."""
+        if self.names and rule not in self.names:
+            raise ValueError(f"of: no rule {rule!r} has looked; there are {', '.join(self.names)}")
         return [each for each in self.findings if each.rule == rule]
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from cifar_hapi.batch_norm.arguments import check_counts
+
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
@@ -57,6 +59,11 @@ class NormLayer:
     trained: Inputs
     positive: np.ndarray | None
 
+    @property
+    def at_start(self) -> bool:
+        """Whether running mean and variance are 0 and 1 in all channels, which they begin with."""
+        return bool(not self.running_mean.any() and (self.running_variance == 1).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -91,13 +98,19 @@ class Training:
     """How the network was, or is to be, trained; None where that is not known.
 
     batch_size: images a step, images: those an epoch, both of one process. drop_last: whether a short last batch is
-    left out. steps: how many were taken.
+    left out. steps: how many were taken. Raises RecipeError for numbers that cannot be.
     """
 
     batch_size: int | None = None
     images: int | None = None
     drop_last: bool = False
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: count for name in ("batch_size", "images") if (count := getattr(self, name)) is not None}
+        check_counts("Training", **given)
+        if self.steps is not None:
+            check_counts("Training", least=0, steps=self.steps)
 
     @property
     def last_batch(self) -> int | None:

@@ -86,8 +86,8 @@ def read_batches(model: Any, data: Any, images: int, batch_size: int, what: str 
     """The first `images` of `data`, held in memory, in batches of about `batch_size`, none of them a small rest.
 
     data: a `paddle.io.Dataset`, an iterable of batches, or arrays: images, or a pair (images, labels). Raises
-    TypeError and DataError, naming `what`, for data that is empty, not normalised, or not one image and at most one
-    label.
+    TypeError and DataError, naming `what`, for data that is empty, not normalised, not finite in float32, or not one
+    image and at most one label.
     """
     what = f"diagnose: {what}"
     taken: list[np.ndarray] = []
@@ -105,8 +105,10 @@ def read_batches(model: Any, data: Any, images: int, batch_size: int, what: str 
                 break
     if not count:
         raise DataError(f"{what} has no images (left)")
+    shown = np.concatenate(taken)[:images]
+    _check_finite(shown, what)
     classes = np.concatenate(labels)[:images] if labels else None
-    return _in_batches(np.concatenate(taken)[:images], classes, batch_size, what)
+    return _in_batches(shown, classes, batch_size, what)
 
 
 def _normalised(images: Any, before: Sequence[np.ndarray], what: str) -> np.ndarray:
@@ -119,6 +121,17 @@ def _normalised(images: Any, before: Sequence[np.ndarray], what: str) -> np.ndar
         one, other = (list(each.shape) for each in (array, before[0]))
         raise DataError(f"{what}: batch {len(before)} is {one}, the first is {other}: images must have one size")
     return array.astype(np.float32)
+
+
+def _check_finite(images: np.ndarray, what: str) -> None:
+    """Raise DataError for NaN and infinity: what follows from them would be told of the network."""
+    wrong = np.flatnonzero([not np.isfinite(image).all() for image in images])
+    if len(wrong):
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise DataError(
+            f"{what}: images hold NaN or infinity: image {wrong[0]}{more} of {len(images)}, counted from 0; "
+            "look at what prepares them"
+        )
 
 
 def _in_batches(images: np.ndarray, labels: np.ndarray | None, batch_size: int, what: str) -> Batches:

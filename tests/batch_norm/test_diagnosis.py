@@ -22,9 +22,10 @@ from safetensors.numpy import save_file
 from small_training import small_fit
 
 from callbacks.paddle_model import batch_statistics_in_evaluation, channel_axis, norm_layers, weight_decay
-from cifar_hapi import Model, RunError, accelerate, diagnose
+from cifar_hapi import Model, RunError, Training, accelerate, diagnose, freeze_batch_norm, recalibrate
+from cifar_hapi.batch_norm.diagnosis import examine
 from cifar_hapi.batch_norm.findings import Diagnosis, Finding
-from cifar_hapi.batch_norm.observation import Training, distance
+from cifar_hapi.batch_norm.observation import Outcome, distance
 from cifar_hapi.batch_norm.observer import observe, read_batches
 from cifar_hapi.batch_norm.processes import tensors_of
 from cifar_hapi.batch_norm.rules import RULES, Found, rule, rules_table
@@ -169,6 +170,15 @@ def start_over(model):
     change(norm_of(model, "norm")._variance, slice(None), 1)
 
 
+def frozen_at_start(model):
+    start_over(model)
+    norm_of(model, "norm")._use_global_stats = True
+
+
+def nan_filter(model):
+    change(model.network.body[0].weight, [2], np.nan)
+
+
 def moved_means(model):
     norm = norm_of(model, "norm")
     change(norm._mean, [0, 3], norm._mean.numpy()[[0, 3]] + 3 * np.sqrt(norm._variance.numpy()[[0, 3]]))
@@ -256,6 +266,8 @@ FAULTS = [
     (nan_mean, "not-finite", "error", "body.1", (2,)),
     (negative, "negative-variance", "error", "body.1", (1, 4)),
     (start_over, "never-trained", "error", "norm", ALL),
+    (frozen_at_start, "frozen-at-start", "warning", "norm", ALL),
+    (nan_filter, "not-finite", "error", "body.1", (2,)),
     (moved_means, "lagging-statistics", "warning", "norm", (0, 3)),
     (larger_variance, "lagging-statistics", "warning", "head.1", (5,)),
     (stale, "train-evaluation-gap", "error", None, ALL),
@@ -700,6 +712,155 @@ def test_a_network_without_relu_layers_is_one_that_a_rule_cannot_look_at():
     assert found.unable["never-positive"] == "ReLU layer behind" and "1 batch norm, 20 images" in found.summary
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("what", ["data", "test_data"])
+def test_images_that_are_no_numbers_are_refused_and_named(model, seen, value, what):
+    images, labels = seen
+    images = images.copy()
+    images[[150, 5], 0, 3, 3] = value
+    given = {"data": seen, what: (images, labels)}
+    text = f"^diagnose: {what}: images hold NaN or infinity: image 5 and 1 more of 200, counted from 0; look at .*$"
+    with pytest.raises(DataError, match=text):
+        diagnose(model, given.pop("data"), **given)
+
+
+def test_of_what_is_no_number_the_first_layer_is_told(model, seen):
+    nan_filter(model)
+    assert [(each.layer, each.evidence) for each in diagnose(model, seen).of("not-finite")] == [
+        ("body.1", {"inputs": 1, "of": 8})
+    ]
+
+
+def vectors(count):
+    """Sound vectors of two classes and their labels."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, count)
+    return (rng.normal(size=(count, 4)) + 2 * labels[:, None]).astype("float32"), labels
+
+
+def trained_on_vectors(size=50, freeze=False, steps=60):
+    paddle.seed(0)
+    network = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1D(16), nn.ReLU(), nn.Linear(16, 2))
+    model, (x, y) = prepared(network), vectors(200)
+    frozen = freeze_batch_norm(model) if freeze else None
+    for step in range(steps):
+        places = np.arange(step * size, (step + 1) * size) % 200
+        model.train_batch([x[places]], [y[places]])
+    return model, frozen
+
+
+def test_layers_that_were_frozen_at_the_start_are_told_what_is_true_of_them_and_the_advice_mends_them():
+    model, frozen = trained_on_vectors(freeze=True)
+    found = diagnose(model, vectors(200))
+    assert [(each.rule, each.severity) for each in found] == [("frozen-at-start", "warning")], str(found)
+    assert "undo()" in found[0].action and "use_global_stats=None" in found[0].action
+    frozen.undo()
+    recalibrate(model, vectors(200)[0])
+    assert not {"frozen-at-start", "never-trained", "lagging-statistics"} & {
+        each.rule for each in diagnose(model, vectors(200))
+    }
+
+
+def test_frozen_layers_do_not_lag_behind_what_they_are_trained_with(model, seen):
+    moved_means(model)
+    assert diagnose(model, seen).of("lagging-statistics")
+    freeze_batch_norm(model)
+    assert not diagnose(model, seen).at_least("warning")
+
+
+def test_batches_of_one_vector_leave_a_layer_as_it_was_and_both_causes_are_told():
+    model, _ = trained_on_vectors(size=1)
+    found = diagnose(model, vectors(200))
+    (never,) = found.of("never-trained")
+    assert "training mode with data, or only with batches of one value a channel" in never.meaning
+    assert never.action.startswith("After batches of one value, train anew with larger ones.")
+    assert not found.of("lagging-statistics")
+
+
+OF_CHANNELS = {
+    "lagging-statistics",
+    "train-evaluation-gap",
+    "never-positive",
+    "constant-input",
+    "epsilon-too-large",
+    "variance-through-depth",
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 15])
+def test_of_too_few_vectors_nothing_is_found_and_it_is_told_why(count):
+    found = diagnose(trained_on_vectors()[0], vectors(count))
+    assert not list(found), str(found)
+    few = {name for name, lacking in found.unable.items() if lacking.startswith("images enough (at least 3, with 16 ")}
+    assert few == OF_CHANNELS
+    assert "no images enough (at least 3, with 16 values a channel) (lagging-statistics" in found.not_looked
+
+
+@pytest.mark.parametrize(("count", "side", "able"), [(1, 8, False), (2, 8, False), (3, 8, True), (3, 2, False)])
+def test_places_count_as_values_and_images_must_be_some(count, side, able):
+    network = nn.Sequential(nn.Conv2D(3, 4, 1), nn.BatchNorm2D(4))
+    found = diagnose(Model(network), generated("test", count)[0][:, :, :side, :side])
+    assert ("lagging-statistics" not in found.unable) == able
+
+
+def test_sixteen_vectors_are_enough():
+    found = diagnose(trained_on_vectors()[0], vectors(16))
+    assert not OF_CHANNELS & set(found.unable) and not found.at_least("warning")
+
+
+def test_of_few_test_images_no_shift_is_told(model, seen):
+    images = corrupted(seen[0][:15], "brightness")
+    found = diagnose(model, seen, test_data=images)
+    assert not list(found) and found.unable["shifted-test-images"].startswith("test images enough")
+
+
+@pytest.mark.parametrize(
+    ("right", "losses", "severity", "meaning"),
+    [
+        (0.5, 1.0, "error", "The network knows more than it shows in evaluation"),
+        (0.9, 1.0, "note", "In evaluation the loss is higher, though the network is not surely less often right"),
+        (1.0, 1.0, "note", "In evaluation the loss is higher, though the network is not surely less often right"),
+    ],
+)
+def test_the_words_of_a_gap_are_those_of_its_numbers(model, seen, right, losses, severity, meaning):
+    batches = read_batches(model, seen, 200, 100)
+    by_batch = Outcome(np.full(200, 0.5), np.arange(200) < 180)
+    by_running = Outcome(np.full(200, losses), np.arange(200) < 200 * right)
+    observed = dataclasses.replace(observe(model, batches), by_running=by_running, by_batch=by_batch)
+    (found,) = examine(observed).of("train-evaluation-gap")
+    assert found.severity == severity and found.meaning.startswith(meaning)
+    assert "see lagging-statistics" not in found.action
+
+
+@pytest.mark.parametrize("name", ["starting-values-left", "lagging-statistics"])
+def test_the_momentum_that_is_meant_is_the_layers(name):
+    (action,) = (each.action for each in RULES if each.name == name)
+    assert "lower the layer's own momentum (BatchNorm2D(momentum=), not optimizer.momentum)" in action
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ({"batch_size": "8"}, "batch_size = '8': must be a whole number, at least 1"),
+        ({"batch_size": 0, "steps": -3}, "batch_size = 0: must be a whole number, at least 1"),
+        ({"images": 0.5}, "images = 0.5: must be a whole number, at least 1"),
+        ({"steps": -3}, "steps = -3: must be a whole number, at least 0"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(numbers, text):
+    with pytest.raises(RecipeError, match=f"^Training: {text}$"):
+        Training(**numbers)
+
+
+def test_a_training_of_no_steps_can_be():
+    assert Training(steps=0).steps == 0
+
+
+def test_a_rule_that_there_is_not_is_refused(model, seen):
+    with pytest.raises(ValueError, match=r"^of: no rule 'dead_scale' has looked; there are not-finite, [^\n]*$"):
+        diagnose(model, seen).of("dead_scale")
+
+
 def test_a_rule_of_ones_own_joins_in(model, seen):
     @rule("wide", looks_at="channels", threshold="more than 8", meaning="It is wide.", action="Nothing.")
     def wide(observation):
@@ -803,6 +964,9 @@ def test_labels_need_logits():
         ({"images": 0}, RecipeError, "images = 0: must be a whole number, at least 1"),
         ({"batch_size": 1.5}, RecipeError, "batch_size = 1.5: must be a whole number"),
         ({"training": {"batch_size": 8}}, TypeError, r"training is a dict: expected a Training, such as Training\("),
+        ({"rules": None}, TypeError, "rules is a NoneType: expected a sequence of rules, such as "),
+        ({"rules": "dead-scale"}, TypeError, "rules is a str: expected a sequence of rules, such as "),
+        ({"rules": ["dead-scale"]}, TypeError, r"rules\[0\] is a str: expected a rule, such as those of "),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(model, seen, options, error, text):

@@ -10,6 +10,7 @@ RULES: tuple[Rule, ...] = (
     statistics.not_finite,
     statistics.negative_variance,
     statistics.never_trained,
+    statistics.frozen_at_start,
     statistics.starting_values_left,
     statistics.lagging_statistics,
     statistics.train_evaluation_gap,

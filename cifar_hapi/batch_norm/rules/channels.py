@@ -39,7 +39,7 @@ def dead_scale(seen: Observation) -> Iterator[Found]:
     meaning="The ReLU lets nothing of the channel through, and so no gradient: it can hardly come back.",
     action="Lower the rate, warm up, or start anew; the channel can be pruned.",
     source="Lu et al. 2019, arXiv 1903.06733",
-    needs=needs.RELU,
+    needs=(needs.RELU, needs.IMAGES),
 )
 def never_positive(seen: Observation) -> Iterator[Found]:
     for layer in seen.layers:
@@ -59,6 +59,7 @@ def never_positive(seen: Observation) -> Iterator[Found]:
     meaning="There is nothing to normalise: the output is the shift, and in evaluation the running variance falls to "
     "0, so that any deviation is multiplied by up to 1 / sqrt(epsilon).",
     action="Look at what is before it: a dead channel, a filter of zeros, an input that is padded.",
+    needs=needs.IMAGES,
 )
 def constant_input(seen: Observation) -> Iterator[Found]:
     for layer in seen.layers:
@@ -73,6 +74,7 @@ def constant_input(seen: Observation) -> Iterator[Found]:
     threshold=f"{thresholds.EPSILON_NOTED:g} of it: note; {thresholds.EPSILON_WARNED:g} of it: warning",
     meaning="Outputs have a smaller standard deviation than the scale: batch norm fades out.",
     action="Lower epsilon, or look why the variance is so small: weight decay of filters, a tiny start.",
+    needs=needs.IMAGES,
 )
 def epsilon_too_large(seen: Observation) -> Iterator[Found]:
     for layer in seen.layers:

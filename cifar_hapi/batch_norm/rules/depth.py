@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cifar_hapi.batch_norm.observation import Observation
-from cifar_hapi.batch_norm.rules import thresholds
+from cifar_hapi.batch_norm.rules import needs, thresholds
 from cifar_hapi.batch_norm.rules.rule import Found, rule
 
 
@@ -18,6 +18,7 @@ from cifar_hapi.batch_norm.rules.rule import Found, rule
     meaning="The signal explodes or vanishes on the way, and with it gradients, by the inverse.",
     action="Batch norm behind every convolution; He initialisation; images that are normalised; a lower rate.",
     source="He et al. 2015, arXiv 1502.01852",
+    needs=needs.IMAGES,
 )
 def variance_through_depth(seen: Observation) -> Iterator[Found]:
     if not seen.layers:

@@ -15,20 +15,24 @@ from cifar_hapi.batch_norm.rules.needs import Need
 
 @dataclass(frozen=True)
 class Found:
-    """What a rule's function gives: how grave it is, the numbers that show it, and where."""
+    """What a rule's function gives: how grave it is, the numbers that show it, and where.
+
+    meaning: instead of the rule's own, where the numbers mean something else.
+    """
 
     severity: Severity
     evidence: Mapping[str, float | int | str]
     layer: str | None = None
     channels: Sequence[int] | np.ndarray = ()
+    meaning: str | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule; called with an observation it gives its findings.
+    """A rule; called with an observation it gives its findings, none where it lacks what it needs.
 
-    looks_at, threshold: in words, for the table of the rules. meaning, action, source: as in `Finding`. needs: what it
-    cannot look without, None if nothing.
+    looks_at, threshold: in words, for the table of the rules. meaning, action, source: as in `Finding`. needs: all that
+    it cannot look without.
     """
 
     name: str
@@ -38,13 +42,15 @@ class Rule:
     action: str
     source: str
     find: Callable[[Observation], Iterable[Found]]
-    needs: Need | None = None
+    needs: tuple[Need, ...] = ()
 
     def lacks(self, observation: Observation) -> str:
-        """What it needs and an observation does not have, "" if it can look."""
-        return "" if self.needs is None or self.needs.is_met(observation) else self.needs.what
+        """What it needs first of what an observation does not have, "" if it can look."""
+        return next((need.what for need in self.needs if not need.is_met(observation)), "")
 
     def __call__(self, observation: Observation) -> list[Finding]:
+        if self.lacks(observation):
+            return []
         return [
             Finding(
                 rule=self.name,
@@ -52,7 +58,7 @@ class Rule:
                 layer=found.layer,
                 channels=tuple(int(channel) for channel in found.channels),
                 evidence={key: _plain(value) for key, value in found.evidence.items()},
-                meaning=self.meaning,
+                meaning=found.meaning or self.meaning,
                 action=self.action,
                 source=self.source,
             )
@@ -68,10 +74,11 @@ def rule(
     meaning: str,
     action: str,
     source: str = "",
-    needs: Need | None = None,
+    needs: Need | tuple[Need, ...] = (),
 ) -> Callable[[Callable[[Observation], Iterable[Found]]], Rule]:
     """Makes a rule of the function below it."""
-    return lambda find: Rule(name, looks_at, threshold, meaning, action, source, find, needs)
+    needed = needs if isinstance(needs, tuple) else (needs,)
+    return lambda find: Rule(name, looks_at, threshold, meaning, action, source, find, needed)
 
 
 def _plain(value: Any) -> float | int | str:

@@ -20,7 +20,7 @@ from cifar_hapi.batch_norm.rules.statistics import channels_away, in_numbers, se
     meaning="The test images are of another kind: noise, blur, another brightness or another normalisation.",
     action="Prepare them as the training images; else recalibrate on unlabelled test images, of which some dozen help.",
     source="Schneider et al. 2020, arXiv 2006.16971; Nado et al. 2020, arXiv 2006.10963",
-    needs=needs.TEST_DATA,
+    needs=(needs.TEST_DATA, needs.IMAGES, needs.TEST_IMAGES),
 )
 def shifted_test_images(seen: Observation) -> Iterator[Found]:
     if seen.test is None or not seen.layers:

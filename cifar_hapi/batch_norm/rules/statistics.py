@@ -7,26 +7,33 @@ from collections.abc import Iterator
 import numpy as np
 
 from cifar_hapi.batch_norm.findings import Severity
-from cifar_hapi.batch_norm.observation import Distance, Observation, Outcome, distance
+from cifar_hapi.batch_norm.observation import Distance, NormLayer, Observation, Outcome, distance
 from cifar_hapi.batch_norm.rules import needs, thresholds
 from cifar_hapi.batch_norm.rules.rule import Found, rule
 
+MOMENTUM = "the layer's own momentum (BatchNorm2D(momentum=), not optimizer.momentum)"
 PRECISE = "Wu & Johnson 2021, arXiv 2105.07576"
 
 
 @rule(
     "not-finite",
-    looks_at="running mean and variance, scale, shift",
+    looks_at="running mean and variance, scale, shift; where these are numbers up to a layer, its input",
     threshold="any that is NaN or infinite",
-    meaning="What comes out of these channels is no number, nor is what comes out of the network.",
+    meaning="What comes out of these channels is no number, nor is what comes out of the network. Where it is the "
+    "input, weights before the layer hold it, or are so large that float32 ends: the images are finite.",
     action="Go back to weights from before; lower the rate, or clip gradients; TerminateOnNaN tells of it in time.",
 )
 def not_finite(seen: Observation) -> Iterator[Found]:
+    told = False
     for layer in seen.layers:
         tensors = (layer.running_mean, layer.running_variance, layer.scale, layer.shift)
         channels = np.flatnonzero(~np.isfinite(tensors).all(axis=0))
+        what = "channels"
+        if not len(channels) and not told:
+            channels, what = np.flatnonzero(~np.isfinite((layer.trained.low, layer.trained.high)).all(axis=0)), "inputs"
         if len(channels):
-            yield Found("error", {"channels": len(channels), "of": len(layer.scale)}, layer.name, channels)
+            told = True  # of what follows from it no more is said
+            yield Found("error", {what: len(channels), "of": len(layer.scale)}, layer.name, channels)
 
 
 @rule(
@@ -47,23 +54,38 @@ def negative_variance(seen: Observation) -> Iterator[Found]:
     "never-trained",
     looks_at="running mean and variance",
     threshold="0 and 1 in all channels, which they begin with",
-    meaning="The layer has never been in training mode with data: in evaluation it does not normalise.",
-    action="Recalibrate, or train with the layer in training mode and without use_global_stats.",
+    meaning="The layer has never been in training mode with data, or only with batches of one value a channel, which "
+    "Paddle neither normalises nor counts, such as one vector in BatchNorm1D: in evaluation it does not normalise.",
+    action="After batches of one value, train anew with larger ones. Else recalibrate, or train with the layer in "
+    "training mode.",
     source="Ioffe & Szegedy 2015, arXiv 1502.03167",
 )
 def never_trained(seen: Observation) -> Iterator[Found]:
     for layer in seen.layers:
-        if not layer.running_mean.any() and (layer.running_variance == 1).all():
-            evidence = {"true mean": abs(layer.trained.mean).mean(), "true variance": layer.trained.variance.mean()}
-            yield Found("error", evidence, layer.name)
+        if layer.at_start and not layer.frozen:
+            yield Found("error", _true_statistics(layer), layer.name)
+
+
+@rule(
+    "frozen-at-start",
+    looks_at="running mean and variance of layers with use_global_stats=True",
+    threshold="0 and 1 in all channels, which they begin with: warning",
+    meaning="The layer does not normalise, neither in training nor in evaluation, and nothing will change that.",
+    action="Let it follow batches: undo() of freeze_batch_norm, or use_global_stats=None. Then recalibrate, or train, "
+    "and only then freeze it.",
+)
+def frozen_at_start(seen: Observation) -> Iterator[Found]:
+    for layer in seen.layers:
+        if layer.at_start and layer.frozen:
+            yield Found("warning", _true_statistics(layer), layer.name)
 
 
 @rule(
     "starting-values-left",
     looks_at="momentum ** steps, the weight that the first 0 and 1 still have in running statistics",
     threshold=f"above {thresholds.START_LEFT:g}: warning",
-    meaning="The momentum is too high for so few steps: running statistics are partly what they began with.",
-    action="Recalibrate, train longer, or lower the momentum.",
+    meaning="The layer's momentum is too high for so few steps: running statistics are partly what they began with.",
+    action=f"Recalibrate, train longer, or lower {MOMENTUM}.",
     source=PRECISE,
     needs=needs.STEPS,
 )
@@ -82,11 +104,14 @@ def starting_values_left(seen: Observation) -> Iterator[Found]:
     threshold=f"{thresholds.MEAN_NOTED:g} or log 1.5: note; {thresholds.MEAN_WARNED:g} or log 2: warning; "
     f"{thresholds.MEAN_WRONG:g} or log 10: error; one channel beyond {thresholds.CHANNEL_MEAN:g} or log 4: note",
     meaning="Running statistics are not those that the layer is trained with: evaluation computes something else.",
-    action="Recalibrate; let the rate fall at the end of training; lower the momentum.",
+    action=f"Recalibrate; let the rate fall at the end of training; lower {MOMENTUM}.",
     source=PRECISE,
+    needs=needs.IMAGES,
 )
 def lagging_statistics(seen: Observation) -> Iterator[Found]:
     for layer in seen.layers:
+        if layer.frozen or layer.at_start:  # trained with these very statistics, or never: rules of their own
+            continue
         away = distance(layer, layer.trained)
         channels, severity = channels_away(away), severity_of(away)
         if severity or len(channels):
@@ -99,9 +124,9 @@ def lagging_statistics(seen: Observation) -> Iterator[Found]:
     threshold=f"accuracy lower by {thresholds.GAP_WARNED:g}: warning; by {thresholds.GAP_WRONG:g}: error; either lower "
     f"or loss higher: note; each beyond {thresholds.STANDARD_ERRORS:g} standard errors of the paired difference",
     meaning="The network knows more than it shows in evaluation: running statistics do not fit it.",
-    action="Recalibrate; see lagging-statistics for the layers.",
+    action="Recalibrate. Where lagging-statistics speaks, it names the layers.",
     source=PRECISE,
-    needs=needs.LABELS,
+    needs=(needs.LABELS, needs.IMAGES),
 )
 def train_evaluation_gap(seen: Observation) -> Iterator[Found]:
     if seen.by_running is None or seen.by_batch is None:
@@ -121,7 +146,18 @@ def train_evaluation_gap(seen: Observation) -> Iterator[Found]:
                 "loss by batch": seen.by_batch.loss,
                 "by running": seen.by_running.loss,
             },
+            meaning=None if sure else _LOSS_ALONE,
         )
+
+
+_LOSS_ALONE = (
+    "In evaluation the loss is higher, though the network is not surely less often right: running statistics fit it "
+    "less well than those of the batch."
+)
+
+
+def _true_statistics(layer: NormLayer) -> dict[str, float]:
+    return {"true mean": abs(layer.trained.mean).mean(), "true variance": layer.trained.variance.mean()}
 
 
 def surely_better(one: Outcome, other: Outcome) -> tuple[float, bool]:
