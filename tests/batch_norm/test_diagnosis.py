@@ -724,11 +724,11 @@ def test_images_that_are_no_numbers_are_refused_and_named(model, seen, value, wh
         diagnose(model, given.pop("data"), **given)
 
 
-def test_of_what_is_no_number_the_first_layer_is_told(model, seen):
-    nan_filter(model)
-    assert [(each.layer, each.evidence) for each in diagnose(model, seen).of("not-finite")] == [
-        ("body.1", {"inputs": 1, "of": 8})
-    ]
+def test_of_what_is_no_number_the_first_layer_is_told():
+    network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1D(6), nn.Linear(6, 3), nn.BatchNorm1D(3))
+    change(network[0].bias, [2], np.nan)
+    found = diagnose(Model(network), vectors(20)).of("not-finite")
+    assert [(each.layer, each.channels, each.evidence) for each in found] == [("1", (2,), {"inputs": 1, "of": 6})]
 
 
 def vectors(count):
