@@ -68,6 +68,28 @@ def test_a_result_on_cifar10_stands_beside_the_articles_and_says_how_few_images_
 
 
 @pytest.mark.parametrize(
+    ("changes", "data", "hinted"),
+    [
+        ({"seed": 3}, "cifar10", True),
+        ({}, "synthetic", False),
+        ({"network.width": 8}, "cifar10", False),
+        ({"epochs": 2}, "cifar10", False),
+    ],
+)
+def test_longer_training_is_suggested_after_the_recipe_itself_alone(changes, data, hinted):
+    text = io.StringIO()
+    run = SimpleNamespace(
+        recipe=Recipe.load("quick", changes),
+        history=history("eval_acc", [0.5]),
+        evaluation=EVALUATION | {"data": data},
+        manifest={"seconds": 3.0},
+        path="runs/mine",
+    )
+    terminal.summarise(Console(file=text, width=200), run)
+    assert ("cifar-hapi train quick --epochs 10  (twice the time)" in text.getvalue()) == hinted
+
+
+@pytest.mark.parametrize(
     ("speeds", "end"), [([0.0], "3 s in all"), ([9.0, 11.0], "3 s in all; 10 images/s in training")]
 )
 def test_a_training_without_a_second_step_has_no_speed(speeds, end):

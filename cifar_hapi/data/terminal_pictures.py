@@ -21,7 +21,7 @@ _UPPER_HALF = "▀"
 def check_can_show(out: Console) -> None:
     """Raise RecipeError where images cannot be seen: in a pipe or a file, and without colours or such characters."""
     if not out.is_terminal or out.color_system is None or out.options.ascii_only:
-        raise RecipeError("images cannot be shown here, which is no terminal with colours; use --out FILE.png")
+        raise RecipeError("there is no terminal with colours to show images in; use --out FILE.png")
 
 
 def show(out: Console, examples: Examples) -> None:

@@ -9,12 +9,11 @@ from callbacks.durable import write_file
 from cifar_hapi.batch_norm.findings import Diagnosis, Finding
 from cifar_hapi.batch_norm.inspection import HOW_TO_RECORD, Inspection
 from cifar_hapi.batch_norm.words import counted
-from cifar_hapi.errors import RecipeError
 from cifar_hapi.report import batch_norm_figures as figures
 from cifar_hapi.report.batch_norm_course import MOST_CHANNELS, Course, course_of
 from cifar_hapi.report.encoding import Arrays
 from cifar_hapi.report.libraries import require
-from cifar_hapi.report.page import Section, render, render_page, template
+from cifar_hapi.report.page import Section, check_page_name, render, render_page, template
 
 _SHOWS = {  # which picture shows best what a rule is about
     "dead-scale": "scale",
@@ -29,7 +28,7 @@ _SHOWS = {  # which picture shows best what a rule is about
 def write_batch_norm_page(inspection: Inspection, path: Path) -> Path:
     """Write a page of the batch norm of a run to `path`, and give it back.
 
-    Raises ImportError, saying what to install, without the extra `report`; RecipeError where `path` is a folder.
+    Raises ImportError, saying what to install, without the extra `report`; RecipeError unless `path` ends in .html.
     """
     check_page(path)
     section = batch_norm_section(inspection)
@@ -41,8 +40,7 @@ def write_batch_norm_page(inspection: Inspection, path: Path) -> Path:
 
 def check_page(path: Path) -> None:
     """Raise what `write_batch_norm_page` would, before time is spent on what it shows."""
-    if path.is_dir():
-        raise RecipeError(f"{path}: is a folder; name a file for the page, and the run before --html")
+    check_page_name(path)
     for library in ("plotly", "jinja2"):
         require(library)
 

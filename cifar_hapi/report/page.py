@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cifar_hapi.errors import RecipeError
 from cifar_hapi.report.libraries import require
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -37,6 +38,14 @@ class Section:
         """The figures as JSON, compressed to a fifth, in Base64."""
         text = json.dumps(self.figures, separators=(",", ":"), allow_nan=False)
         return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def check_page_name(path: Path) -> None:
+    """Raise RecipeError unless a page may be written there: never over a run's own files, or anyone's."""
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a folder; name a file for the page")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise RecipeError(f"{path}: is not the name of a page; let it end in .html")
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:

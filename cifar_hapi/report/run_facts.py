@@ -58,7 +58,7 @@ def origin_facts(run: Run) -> Facts:
 
 
 def recipe_rows(recipe: Recipe) -> Facts:
-    """The keys that have not their defaults."""
+    """The keys that differ from their defaults."""
     values = recipe.to_dict()
     keys = [key for key in differing_keys(Recipe(), recipe) if not isinstance(value_at(values, key), dict)]
     keys = [key for key in keys if key not in ("name", "description")]

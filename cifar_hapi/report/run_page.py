@@ -23,7 +23,7 @@ from cifar_hapi.report.evaluation_figures import MOST_CLASSES, NamedEvaluation
 from cifar_hapi.report.figure import Figure
 from cifar_hapi.report.gallery import sample_pictures, surest_mistakes
 from cifar_hapi.report.libraries import require
-from cifar_hapi.report.page import Section, render, render_page, template
+from cifar_hapi.report.page import Section, check_page_name, render, render_page, template
 from cifar_hapi.report.run_facts import in_short, origin_facts, recipe_rows, result_rows, summary_facts
 from cifar_hapi.reproduction import train_command
 from cifar_hapi.run import Run
@@ -104,8 +104,7 @@ def _place(runs: Sequence[Run], out: str | Path | None) -> Path:
     if out is None and len(runs) > 1:
         raise RecipeError("a page of several runs belongs to none of them: name its file (--out FILE.html)")
     path = runs[0].report_path if out is None else Path(out)
-    if path.is_dir():
-        raise RecipeError(f"{path}: is a folder; name a file for the page")
+    check_page_name(path)
     return path
 
 

@@ -153,7 +153,9 @@ print(diagnose(run, images=200))
 # In a terminal the same is
 #
 # ```sh
-# cifar-hapi train resnet20 --epochs 2 --set optimizer.name=adam ...
+# cifar-hapi train resnet20 --epochs 2 --batch-size 64 --set network.width=8 --set data.limit=2500 \
+#   --set optimizer.name=adam --set optimizer.lr=0.001 --set schedule.name=constant --set 'schedule.milestones=[]' \
+#   --set bn_stats.every_epochs=1
 # cifar-hapi evaluate
 # cifar-hapi bn --html
 # ```

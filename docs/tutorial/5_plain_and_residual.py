@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 5. Plain against residual
 #
-# He et al. 2015 (arXiv 1512.03385, figure 6) trained networks of 20 to 110 layers on CIFAR-10 for 164 epochs:
+# He et al. 2015 (arXiv 1512.03385, figure 6) trained networks of 20 to 110 layers on CIFAR-10 for 64,000 steps:
 # plain ones get *worse* with depth, on the training images too, so that it is no overfitting; residual ones get
 # better. This is the experiment in small: narrow networks, few images, few epochs.
 

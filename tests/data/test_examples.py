@@ -136,7 +136,7 @@ def test_the_command_writes_a_file_and_in_a_pipe_says_so(small_cifar, tmp_path, 
     out, err = capsys.readouterr()
     assert (
         out == ""
-        and err == "error: images cannot be shown here, which is no terminal with colours; use --out FILE.png\n"
+        and err == "error: there is no terminal with colours to show images in; use --out FILE.png\n"
     )
 
 

@@ -247,3 +247,11 @@ def test_without_plotly_it_says_what_to_install(monkeypatch, tmp_path):
 def test_a_folder_is_no_file_for_a_page(tmp_path):
     with pytest.raises(RecipeError, match="is a folder; name a file for the page"):
         examples.example().write_html(tmp_path)
+
+
+def test_a_page_is_not_written_over_what_is_none(tmp_path):
+    manifest = tmp_path / "run.json"
+    manifest.write_text("{}")
+    with pytest.raises(RecipeError, match=r"run\.json: is not the name of a page; let it end in \.html"):
+        examples.example().write_html(manifest)
+    assert manifest.read_text() == "{}"

@@ -322,6 +322,10 @@ def test_arguments_that_cannot_be(run, tmp_path):
         write_report([run, run])
     with pytest.raises(RecipeError, match="is a folder; name a file"):
         write_report(run, tmp_path)
+    before = (run.path / "run.json").read_bytes()
+    with pytest.raises(RecipeError, match=r"run\.json: is not the name of a page; let it end in \.html"):
+        write_report(run, run.path / "run.json")
+    assert (run.path / "run.json").read_bytes() == before
     with pytest.raises(RunError, match="nowhere is no run"):
         write_report(tmp_path / "nowhere")
     with pytest.raises(RunError, match="no run is named"):

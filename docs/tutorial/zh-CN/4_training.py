@@ -152,7 +152,9 @@ print(diagnose(run, images=200))
 # 在终端里，同样的事情写作
 #
 # ```sh
-# cifar-hapi train resnet20 --epochs 2 --set optimizer.name=adam ...
+# cifar-hapi train resnet20 --epochs 2 --batch-size 64 --set network.width=8 --set data.limit=2500 \
+#   --set optimizer.name=adam --set optimizer.lr=0.001 --set schedule.name=constant --set 'schedule.milestones=[]' \
+#   --set bn_stats.every_epochs=1
 # cifar-hapi evaluate
 # cifar-hapi bn --html
 # ```
