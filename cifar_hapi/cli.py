@@ -42,9 +42,6 @@ def run_command(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python, which flushes once more as it ends
         return 1
     except (CifarHapiError, ArithmeticError, ImportError, OSError) as error:
-        if "KeyboardInterrupt" in str(error):  # Ctrl-C within a backward pass comes as an OSError of Paddle's
-            click.echo("interrupted", err=True)
-            return 130
         if "--debug" in arguments:
             traceback.print_exc()
         click.echo(f"error: {error}", err=True)

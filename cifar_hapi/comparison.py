@@ -66,7 +66,7 @@ class Comparison:
 
 def compare(runs: Sequence[Run | str | Path]) -> Comparison:
     """Set runs beside each other. Raises RunError for one that is missing or damaged."""
-    opened = [run if isinstance(run, Run) else Run(run) for run in runs]
+    opened = opened_runs(runs)
     return Comparison(tuple(map(result_of, opened)), _differing(opened), tuple(_notes(opened)))
 
 
@@ -87,7 +87,7 @@ def result_of(run: Run) -> Result:
         images=tested.images if tested else None,
         views=tested.views if tested else None,
         seconds=_number(run.manifest.get("seconds")),
-        images_per_second=_speed(history),
+        images_per_second=training_speed(history),
         parameters=_parameters(run),
         peak_memory=_count(run.manifest.get("peak_memory")),
     )
@@ -122,8 +122,8 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def _speed(history: Sequence[dict[str, Any]]) -> float | None:
-    """Images a second over all steps."""
+def training_speed(history: Sequence[dict[str, Any]]) -> float | None:
+    """Images a second over all steps; 0 for a training of one, which prepares others, None where it is not recorded."""
     pairs = [(_number(record.get("seconds")), _number(record.get("images_per_second"))) for record in history]
     known = [(seconds, speed) for seconds, speed in pairs if seconds and speed is not None]
     seconds = sum(seconds for seconds, _ in known)

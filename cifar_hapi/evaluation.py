@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from cifar_hapi.answers import AnswerMetric, Answers, write_answers
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
-from cifar_hapi.data.sources import open_data, stored_size
+from cifar_hapi.data.sources import open_data
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import DataError, RecipeError
 from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
@@ -26,6 +25,7 @@ from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK
 from cifar_hapi.model import Model
 from cifar_hapi.recipe import Views
+from cifar_hapi.recorded_data import declared_again
 from cifar_hapi.run import Run, now
 from cifar_hapi.runtime import paddle_session
 from cifar_hapi.views import IN_WORDS, AveragedViews
@@ -172,11 +172,7 @@ def _figures(
 def _test_images(run: Run, source: str | None, data_dir: str | None) -> tuple[ImageSet, str, str]:
     """The test images, the name of their set, and what must be said of it."""
     recorded = run.data
-    recipe = run.recipe.data
-    place = str(data_dir) if data_dir else recipe.dir
-    # Images of a folder go the way of the run's own: to the size in which these are stored, and then to the network's.
-    size = stored_size(recorded.name, recipe.image_size)
-    data = open_data(replace(recipe, source=source or recorded.name, dir=place, image_size=size), run.recipe.seed)
+    data = open_data(declared_again(run, source or None, data_dir), run.recipe.seed)
     if source is None and data.test.sha256() != recorded.parts["test"].sha256:
         raise DataError(
             f"{data.source}: not the test set that run {run.path} recorded; "

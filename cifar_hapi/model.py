@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,8 @@ class Model(paddle.Model):
             first = {"initial_epoch": initial_epoch, "initial_step": initial_step}
             calls = self._callback_list(every, epochs=epochs, steps=steps, verbose=verbose, **first)
             pace = _Pace(accumulate_grad_batches, num_iters, initial_step)
-            self._fit_epochs((train_loader, eval_loader), calls, range(initial_epoch, epochs), eval_freq, pace)
+            with _interrupts_told():
+                self._fit_epochs((train_loader, eval_loader), calls, range(initial_epoch, epochs), eval_freq, pace)
 
     def train_batch(self, inputs: Any, labels: Any = None, update: bool = True) -> Any:
         """As `paddle.Model.train_batch`: losses, and with metrics (losses, metrics); without `update` gradients add up.
@@ -327,6 +328,17 @@ class _Pace:
         if self._left is not None:
             self._left -= 1
         return self._left == 0
+
+
+@contextlib.contextmanager
+def _interrupts_told() -> Iterator[None]:
+    """Within it Ctrl-C is a KeyboardInterrupt, of which Paddle makes an OSError in a backward pass on the engine."""
+    try:
+        yield
+    except OSError as error:
+        if "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _loader(data: Any, batch_size: int, num_workers: int, shuffle: bool = False, drop_last: bool = False) -> Any:

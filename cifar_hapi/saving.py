@@ -13,6 +13,7 @@ from callbacks.paddle_model import network_of, shape_differences
 from cifar_hapi.errors import RunError
 from cifar_hapi.loading import Weights, checkpoint_step, read_weights
 from cifar_hapi.run import Run, started_run
+from cifar_hapi.run_path import is_run
 from cifar_hapi.runtime import machine, versions
 
 _OF_THE_TRAINING = ("format", "recipe", "data", "seed", "device", "engine", "engine_reason", "precision")
@@ -34,7 +35,7 @@ def save_as_run(model: Any, path: str | Path, like: Run | str | Path, weights: W
     is no model.
     """
     like = like if isinstance(like, Run) else Run(like)
-    if (Path(path) / "run.json").exists():
+    if is_run(path):
         raise RunError(f"run {path}: exists already; name a directory that is new")
     tensors = {name: tensor.numpy() for name, tensor in network_of(model).state_dict().items()}
     step, saved = checkpoint_step(like, weights), read_weights(like, weights)

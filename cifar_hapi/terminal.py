@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.watch import Watch
+from cifar_hapi.comparison import training_speed
 from cifar_hapi.data.sources import Data
 from cifar_hapi.piped import trimmed
 from cifar_hapi.prediction import Predictions
@@ -138,10 +139,8 @@ def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
 
 
 def _speed(history: list[dict[str, Any]]) -> str:
-    """Images a second in training; a training of one step, which prepares others, has no such figure."""
-    seconds = sum(record["seconds"] for record in history)
-    images = sum(record["seconds"] * record["images_per_second"] for record in history)
-    return f"; {images / seconds:.0f} images/s in training" if images else ""
+    speed = training_speed(history)
+    return f"; {speed:.0f} images/s in training" if speed else ""
 
 
 def _short(path: str) -> str:

@@ -21,6 +21,8 @@ FLAGS = (
     "--disable-sync",
     "--window-size=1200,900",
 )
+# Text that would do harm where a page took it for more.
+HOSTILE = "<img src=x onerror=window.hurt=1></script><script>window.hurt=1</script>{{7*7}}%{x}"
 
 
 @contextmanager

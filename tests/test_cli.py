@@ -207,12 +207,20 @@ def program(*arguments):
     )
 
 
-def test_ctrl_c_within_a_backward_pass_which_paddle_turns_into_an_error_of_its_own_ends_alike(command, monkeypatch):
+def test_ctrl_c_within_a_backward_pass_which_paddle_turns_into_an_error_of_its_own_ends_alike(
+    command, monkeypatch, small_cifar
+):
     def stopped(*arguments, **named):
         raise OSError("(External) Traceback ...: KeyboardInterrupt: [Hint: ...]")
 
-    monkeypatch.setattr("cifar_hapi.training.fit", stopped)
-    assert command("train", "resnet20") == (130, "", "interrupted\n")
+    monkeypatch.setattr("paddle.Tensor.backward", stopped)
+    place = ("--data", "cifar10", "--data-dir", small_cifar, "--run-dir", "run", "--quiet")
+    assert command("train", "resnet20", *place, *TINY_ARGUMENTS) == (
+        130,
+        "",
+        "\ninterrupted\n",
+    )  # click ends the line of ^C
+    assert Run("run").status == "interrupted"
 
 
 def test_ctrl_c_ends_with_130_and_a_readable_run(small_cifar, tmp_path):

@@ -13,6 +13,7 @@ from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.data.training_loader import training_loader
 from cifar_hapi.errors import DataError
 from cifar_hapi.recipe import Recipe
+from cifar_hapi.recorded_data import declared_again
 from cifar_hapi.run import Run
 from cifar_hapi.runtime import paddle_session
 
@@ -27,23 +28,21 @@ def held_out_images(run: Run, data_dir: str | Path | None, device: str, batch_si
 
     how: what could be done instead, the end of an error. Raises DataError where they are not to be had any more.
     """
-    recipe, data = _opened(run, data_dir)
+    data = _opened(run, data_dir)
     part, found = ("train", data.train) if data.val is None else ("val", data.val)
     _check_recorded(run, data, part, found, how)
-    return _loader(recipe, device)(found, batch_size, mean=data.mean, std=data.std)
+    return _loader(run.recipe, device)(found, batch_size, mean=data.mean, std=data.std)
 
 
 def training_images(run: Run, data_dir: str | Path | None, device: str, how: str) -> BatchLoader:
     """The training images, shuffled, varied and in batches as in the run's first epoch. Raises as `held_out_images`."""
-    recipe, data = _opened(run, data_dir)
+    data = _opened(run, data_dir)
     _check_recorded(run, data, "train", data.train, how)
-    return training_loader(_loader(recipe, device), recipe, data)
+    return training_loader(_loader(run.recipe, device), run.recipe, data)
 
 
-def _opened(run: Run, data_dir: str | Path | None) -> tuple[Recipe, Data]:
-    changes = {"data.source": run.data.name} | ({"data.dir": str(data_dir)} if data_dir else {})
-    recipe = run.recipe.with_overrides(changes)
-    return recipe, open_data(recipe.data, recipe.seed)
+def _opened(run: Run, data_dir: str | Path | None) -> Data:
+    return open_data(declared_again(run, data_dir=data_dir), run.recipe.seed)
 
 
 def _check_recorded(run: Run, data: Data, part: str, found: ImageSet, how: str) -> None:

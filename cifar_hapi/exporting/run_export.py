@@ -157,12 +157,11 @@ def _new_folder(target: Path) -> Iterator[Path]:
         beside.chmod(0o755)  # mkdtemp's 0700 would hide results from one's group
         _sync(beside)
         beside.rename(target)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # after the renaming there is none
         for folder in made:
-            with suppress(OSError):  # another process has put something there
+            with suppress(OSError):  # it holds the export, or what another process has put there
                 folder.rmdir()
-        raise
     sync_folder(target.parent)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cifar_hapi.data.resize import resize
-from cifar_hapi.data.sources import is_on_disk, open_data, stored_size
+from cifar_hapi.data.sources import is_on_disk, open_data
 from cifar_hapi.data.synthetic import draw
 from cifar_hapi.errors import DataError
+from cifar_hapi.recorded_data import declared_again
 from cifar_hapi.run import Run
 
 COUNT = 64
@@ -42,9 +43,7 @@ def sample_images(run: Run, data_dir: str | Path | None = None, count: int = COU
 
 
 def _test_images(run: Run, data_dir: str | Path | None) -> np.ndarray:
-    recipe, name = run.recipe.data, run.data.name
-    place = recipe.dir if data_dir is None else str(data_dir)
-    declared = replace(recipe, source=name, dir=place, image_size=stored_size(name, recipe.image_size))
+    declared, name = declared_again(run, data_dir=data_dir), run.data.name
     if not is_on_disk(declared):
         raise DataError(f"{name} is not on this machine; cifar-hapi data fetch {name} downloads it")
     test = open_data(declared, run.recipe.seed).test

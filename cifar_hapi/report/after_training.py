@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 
 from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.report.libraries import check_libraries
 from cifar_hapi.report.run_page import write_report
 from cifar_hapi.run import Run
-
-_LIBRARIES = ("jinja2", "plotly")
 
 
 def written_report(run: Run, images: ImageSet) -> str:
@@ -17,7 +15,9 @@ def written_report(run: Run, images: ImageSet) -> str:
 
     images: the run's test images.
     """
-    if any(importlib.util.find_spec(name) is None for name in _LIBRARIES):
+    try:
+        check_libraries()
+    except ImportError:
         return f"none; to get one: pip install 'cifar-hapi[report]' and cifar-hapi report {run.path}"
     try:
         return str(write_report(run, images=images))

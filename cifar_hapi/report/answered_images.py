@@ -12,6 +12,7 @@ from cifar_hapi.data.sources import open_data
 from cifar_hapi.errors import DataError, RecipeError, RunError
 from cifar_hapi.evaluation import evaluate_network
 from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
+from cifar_hapi.recorded_data import declared_again
 from cifar_hapi.recorded_evaluation import RecordedEvaluation
 from cifar_hapi.run import Run
 from cifar_hapi.runtime import paddle_session
@@ -46,10 +47,8 @@ def answered_images(
 
 
 def _found(run: Run, evaluation: RecordedEvaluation, data_dir: str | Path | None) -> ImageSet:
-    changes = {"data.source": evaluation.data} | ({"data.dir": str(data_dir)} if data_dir else {})
     try:
-        recipe = run.recipe.with_overrides(changes)
-        return open_data(recipe.data, recipe.seed).test
+        return open_data(declared_again(run, evaluation.data, data_dir), run.recipe.seed).test
     except RecipeError as error:
         raise DataError(f"the test images cannot be read again: {error}") from None
 

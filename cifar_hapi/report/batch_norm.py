@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from callbacks.durable import write_file
 from cifar_hapi.batch_norm.findings import Diagnosis, Finding
 from cifar_hapi.batch_norm.inspection import HOW_TO_RECORD, Inspection
 from cifar_hapi.batch_norm.words import counted
 from cifar_hapi.report import batch_norm_figures as figures
 from cifar_hapi.report.batch_norm_course import MOST_CHANNELS, Course, course_of
 from cifar_hapi.report.encoding import Arrays
-from cifar_hapi.report.libraries import require
-from cifar_hapi.report.page import Section, check_page_name, render, render_page, template
+from cifar_hapi.report.libraries import check_libraries
+from cifar_hapi.report.page import Section, check_page_name, render, template, write_page
 
 _SHOWS = {  # which picture shows best what a rule is about
     "dead-scale": "scale",
@@ -32,17 +31,13 @@ def write_batch_norm_page(inspection: Inspection, path: Path) -> Path:
     """
     check_page(path)
     section = batch_norm_section(inspection)
-    page = render_page(f"Batch norm of {inspection.run.resolve().name}", [section])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, page)
-    return path
+    return write_page(path, f"Batch norm of {inspection.run.resolve().name}", [section])
 
 
 def check_page(path: Path) -> None:
     """Raise what `write_batch_norm_page` would, before time is spent on what it shows."""
     check_page_name(path)
-    for library in ("plotly", "jinja2"):
-        require(library)
+    check_libraries()
 
 
 def batch_norm_section(inspection: Inspection) -> Section:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from callbacks.durable import write_file
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.report.libraries import require
 
@@ -46,6 +47,14 @@ def check_page_name(path: Path) -> None:
         raise RecipeError(f"{path}: is a folder; name a file for the page")
     if path.suffix.lower() not in (".html", ".htm"):
         raise RecipeError(f"{path}: is not the name of a page; let it end in .html")
+
+
+def write_page(path: Path, title: str, sections: Sequence[Section]) -> Path:
+    """Write a page to `path`, all of it or nothing, and give that back; folders on the way are made."""
+    page = render_page(title, sections)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, page)
+    return path
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:

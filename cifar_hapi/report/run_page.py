@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callbacks.durable import write_file
 from cifar_hapi.batch_norm.inspection import inspect_batch_norm
 from cifar_hapi.comparison import compare, opened_runs
 from cifar_hapi.data.image_set import ImageSet
@@ -22,8 +21,8 @@ from cifar_hapi.report.encoding import Arrays
 from cifar_hapi.report.evaluation_figures import MOST_CLASSES, NamedEvaluation
 from cifar_hapi.report.figure import Figure
 from cifar_hapi.report.gallery import sample_pictures, surest_mistakes
-from cifar_hapi.report.libraries import require
-from cifar_hapi.report.page import Section, check_page_name, render, render_page, template
+from cifar_hapi.report.libraries import check_libraries
+from cifar_hapi.report.page import Section, check_page_name, render, template, write_page
 from cifar_hapi.report.run_facts import in_short, origin_facts, recipe_rows, result_rows, summary_facts
 from cifar_hapi.reproduction import train_command
 from cifar_hapi.run import Run
@@ -48,17 +47,13 @@ def write_report(
     Raises ImportError, saying what to install, without the extra `report`; RunError for a run that is missing or
     damaged; RecipeError where `out` is absent or is a folder.
     """
-    for library in ("jinja2", "plotly.offline"):  # before anything is read or computed
-        require(library)
+    check_libraries()
     opened = opened_runs(runs)
     path = _place(opened, out)
     reported = [_Reported.of(run, name, data_dir, images) for run, name in zip(opened, _names(opened), strict=True)]
     sections = _sections(reported[0]) if len(reported) == 1 else _sections_of_several(reported)
     title = f"Run {reported[0].name}" if len(reported) == 1 else f"{len(reported)} runs compared"
-    page = render_page(title, sections)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, page)
-    return path
+    return write_page(path, title, sections)
 
 
 @dataclass(frozen=True, eq=False)

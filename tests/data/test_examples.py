@@ -134,10 +134,7 @@ def test_the_command_writes_a_file_and_in_a_pipe_says_so(small_cifar, tmp_path, 
     assert "grid.png" in capsys.readouterr().out
     assert run_command(arguments) == 2
     out, err = capsys.readouterr()
-    assert (
-        out == ""
-        and err == "error: there is no terminal with colours to show images in; use --out FILE.png\n"
-    )
+    assert out == "" and err == "error: there is no terminal with colours to show images in; use --out FILE.png\n"
 
 
 def test_generated_images_are_called_so(capsys, tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_a_page_that_cannot_be_written_costs_a_warning(small_cifar, tmp_path, mo
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("cifar_hapi.report.run_page.render_page", fail)
+    monkeypatch.setattr("cifar_hapi.report.page.render_page", fail)
     with pytest.warns(UserWarning, match=r"^run .*: its report is not written: [^\n]*$"):
         run = small_fit(small_cifar, tmp_path / "run", report=True, epochs=1)
     assert Run(run.path).status == "finished" and run.evaluation["images"] == 120 and not run.report_path.exists()

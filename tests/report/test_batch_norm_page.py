@@ -9,17 +9,10 @@ import bn_examples as examples
 import browser
 import numpy as np
 import pytest
+from browser import HOSTILE
 
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.report.page import Section, render_page
-
-HOSTILE = "<img src=x onerror=window.hurt=1></script><script>window.hurt=1</script>{{7*7}}%{x}"
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    with browser.started(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

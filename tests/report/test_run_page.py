@@ -12,6 +12,7 @@ import browser
 import numpy as np
 import pytest
 import run_examples as examples
+from browser import HOSTILE
 from PIL import Image
 from safetensors.numpy import load
 from small_training import small_fit
@@ -23,13 +24,6 @@ from cifar_hapi.report import write_report
 from cifar_hapi.report.course_figures import on_legend
 
 NAMES = ("one", "two", "third_of_a_rather_long_name_that_breaks_nowhere")
-HOSTILE = "<img src=x onerror=window.hurt=1></script><script>window.hurt=1</script>{{7*7}}%{x}"
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    with browser.started(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +207,13 @@ def test_hostile_names_are_shown_and_not_run(driver, small_cifar, tmp_path):
         names = [f"{number}{HOSTILE}" for number in range(10)]
         run.save_evaluation(run.evaluation | {"per_class": dict.fromkeys(names, 0.5), "note": HOSTILE})
         data = run.manifest["data"] | {"class_names": names, "source": HOSTILE}
-        run.update(data=data, command=[HOSTILE], device=HOSTILE, versions={HOSTILE: HOSTILE}, stopped=HOSTILE)
+        run.update(
+            data=data,
+            command=[HOSTILE],
+            device=HOSTILE,
+            versions={HOSTILE: HOSTILE},
+            stopped=HOSTILE,
+        )
         runs.append(run)
     browser.opened(driver, write_report(runs, tmp_path / "both.html"))
     assert browser.complaints(driver) == []
