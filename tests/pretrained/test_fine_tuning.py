@@ -26,6 +26,8 @@ from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import IMAGENET
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import OptimizerRecipe, ParameterGroup, Recipe, ScheduleRecipe, tomllib
+from cifar_hapi.recorded_evaluation import recorded_evaluation
+from cifar_hapi.report.answered_images import answered_images
 
 ROOT = Path(__file__).parents[2]
 ENGINES = [
@@ -147,6 +149,8 @@ def test_image_files_go_the_way_of_the_runs_own_images(larger, small_cifar, tmp_
     labels = [test.class_names.index(Path(source).parent.name) for source in predicted.sources]
     loss = -np.log(predicted.probabilities[np.arange(20), labels]).mean()
     assert found["images"] == 20 and found["loss"] == pytest.approx(loss, rel=1e-6)
+    seen = answered_images(run, recorded_evaluation(run))  # as a page finds them again
+    assert seen.images.images.shape == (20, 32, 32, 3) and seen.answers.right.mean() == found["top1"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
