@@ -101,6 +101,10 @@ class CheckpointFolder:
         named = [entry.name for entry in found if _NAME.fullmatch(entry.name) and stat.S_ISDIR(entry.lstat().st_mode)]
         return sorted(named, key=step_of)
 
+    def weights_file(self, name: str) -> Path:
+        """Where the weights of the checkpoint `name` are, as safetensors by name."""
+        return self.path / name / "weights.safetensors"
+
     def labelled(self, label: Label) -> str | None:
         """The checkpoint that `label` means, None if there is none yet. Raises CheckpointError for a damaged label."""
         file = self.path / label

@@ -95,7 +95,7 @@ def cli() -> None:
 @click.option("--batch-size", type=int)
 @click.option("--seed", type=int)
 @click.option(
-    "--weights", metavar="FILE", help="Begin with the weights of a .pdparams or safetensors file, or with imagenet."
+    "--weights", metavar="FILE", help="Begin with the weights of a .pdparams or safetensors file, a run, or imagenet."
 )
 @click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
 @click.option("--engine", help="auto, native or onednn.")

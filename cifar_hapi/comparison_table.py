@@ -30,6 +30,8 @@ def show(out: Console, comparison: Comparison, notes: bool = True) -> None:
         _tables(out, "recipes", differing)
     elif len(comparison.results) > 1:
         out.print("recipes: all keys are the same")
+    else:
+        out.print("one run: name others to compare it with")
 
 
 def _tables(out: Console, title: str, rows: Sequence[Row]) -> None:

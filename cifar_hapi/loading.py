@@ -99,6 +99,11 @@ def read_weights(run: Run, weights: Weights) -> dict[str, np.ndarray]:
         raise RunError(f"run {run.path}: {error}") from None
 
 
+def weights_file(run: Run, weights: Weights = "latest") -> Path:
+    """The file of the run's `latest` or `best` weights, unread. Raises RunError where there are none."""
+    return run.checkpoints.weights_file(_checkpoint_name(run, weights))
+
+
 def _checkpoint_name(run: Run, weights: Weights) -> str:
     if weights not in ("latest", "best"):
         raise RecipeError(f"weights = {weights!r}: expected latest or best")

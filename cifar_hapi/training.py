@@ -77,7 +77,7 @@ def fit(
     """Train what `recipe` says and evaluate the outcome on the whole test set.
 
     recipe: a built-in name, a TOML file or a Recipe. epochs, batch_size, seed, data (`data.source`), data_dir
-    (`data.dir`), weights (`network.pretrained`: a file to begin with) and any dotted key in `overrides`
+    (`data.dir`), weights (`network.pretrained`: a file or run to begin with) and any dotted key in `overrides`
     (`**{"optimizer.lr": 0.2}`) change single values of it. run_dir: a new directory, by default
     `runs/<recipe>-<time>`. device: "auto", "cpu", "gpu" or "gpu:N". callbacks: further `paddle.callbacks.Callback`s.
     verbose: 0 prints nothing.

@@ -95,6 +95,7 @@ def test_the_table_is_never_wider_than_the_terminal_and_complete(folder, names):
     assert tests == ["-" if each.test is None else f"{each.test:.2%}" for each in found.results]
     assert any(line.startswith("optimizer.lr") for line in lines) == ("b" in names)
     assert ("recipes: all keys are the same" in lines) == (names == "aaaaaaaaaaaa")
+    assert ("one run: name others to compare it with" in lines) == (names == "a")
 
 
 def test_long_values_are_folded_not_cut(folder, small_cifar, tmp_path):

@@ -8,7 +8,9 @@ from paddle.utils.download import WEIGHTS_HOME
 
 from cifar_hapi.data.download import RemoteFile, fetch, has_md5
 from cifar_hapi.errors import RecipeError
+from cifar_hapi.loading import weights_file
 from cifar_hapi.recipe import NetworkRecipe
+from cifar_hapi.run import Run
 from cifar_hapi.runtime import cache_folder
 
 
@@ -18,8 +20,8 @@ def _official(name: str, md5: str) -> RemoteFile:
         md5,
         None,
         (f"https://paddle-hapi.bj.bcebos.com/models/{name}.pdparams",),
-        instead="name a file that you have with --weights (weights=)",
-        elsewhere="name a file that you have with --weights (weights=)",
+        instead="name a file that you have with --weights FILE (in Python: weights=)",
+        elsewhere="name a file that you have with --weights FILE (in Python: weights=)",
     )
 
 
@@ -35,11 +37,13 @@ def find_weights(network: NetworkRecipe, progress: bool = False) -> Path:
     """The file that `network.pretrained` means.
 
     "imagenet": what `paddle.vision.models` has downloaded before, where its MD5 sum is right, or the file in the user's
-    cache folder, downloaded if need be (`progress` on standard error). All else is a path. Raises RecipeError for a
-    network that has no official weights, and DataError where they cannot be had.
+    cache folder, downloaded if need be (`progress` on standard error). All else is the path of a file, or of a run,
+    whose last weights are meant. Raises RecipeError for a network that has no official weights, DataError where they
+    cannot be had, and RunError for a run without any.
     """
     if network.pretrained != "imagenet":
-        return Path(str(network.pretrained)).expanduser()
+        path = Path(str(network.pretrained)).expanduser()
+        return weights_file(Run(path)) if (path / "run.json").is_file() else path
     _check_official(network)
     wanted = OFFICIAL[network.name]
     already = Path(WEIGHTS_HOME) / wanted.file_name

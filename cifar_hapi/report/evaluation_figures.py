@@ -17,7 +17,7 @@ from cifar_hapi.report.palette import mark
 MOST_CLASSES = 100
 _WITH_NUMBERS = 20  # classes up to which a matrix has numbers in its cells
 _LIGHT = 0.5  # where cividis is as far from black as from white
-_SHARES = (0, 0.01, 0.05, 0.2, 0.5, 1)  # at the ticks of its colours
+_SHARES = (0, 0.05, 0.2, 0.5, 1)  # at the ticks of its colours
 
 
 @dataclass(frozen=True, eq=False)

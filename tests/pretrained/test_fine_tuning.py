@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -240,6 +241,20 @@ def test_a_run_without_a_checkpoint_begins_with_the_same_weights_again(small_cif
     other.replace(file)
     cut = tune(small_cifar, tmp_path / "cut", weights=file, resume=True, **{"epochs": 2})
     assert all(np.array_equal(array, state(whole)[name]) for name, array in state(cut).items())
+
+
+def test_a_run_given_as_weights_means_its_last_ones(small_cifar, tmp_path, larger):
+    first, _ = larger
+    run = tune(small_cifar, tmp_path / "run", weights=first.path, **{"data.image_size": 40})
+    last = first.checkpoints.weights_file(first.checkpoints.labelled("latest"))
+    assert run.manifest["pretrained"]["sha256"] == hashlib.sha256(last.read_bytes()).hexdigest()
+    (first.path / "checkpoints" / "latest").rename(tmp_path / "latest")
+    try:
+        with pytest.raises(RunError, match=r"larger\S*run: has no latest weights"):
+            tune(small_cifar, tmp_path / "other", weights=first.path)
+    finally:
+        (tmp_path / "latest").rename(first.path / "checkpoints" / "latest")
+    assert not (tmp_path / "other").exists()
 
 
 def test_other_weights_are_another_recipe(small_cifar, tmp_path, weights):
