@@ -26,13 +26,20 @@ class Section:
     """A part of a page.
 
     title: its heading. html: what is below it, safe as it is. figures: what its pictures show, as `encoded`, for its
-    `script`, JavaScript that is called with them and with the section's element, when the page is there.
+    `script`, JavaScript that is called with them and with the section's element, when the page is there. of: the run
+    that it is about, where others are on the page, too.
     """
 
     title: str
     html: str
     script: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+    of: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title with the run's name before it."""
+        return f"{self.of}: {self.title.lower()}" if self.of else self.title
 
     @property
     def packed(self) -> str:

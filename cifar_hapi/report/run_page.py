@@ -110,25 +110,19 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _sections(reported: _Reported) -> list[Section]:
-    parts = [_summary(reported), _courses([reported]), *_details(reported, "")]
+    parts = [_summary(reported), _courses([reported]), *_details(reported)]
     return [part for part in parts if part is not None]
 
 
 def _sections_of_several(every: Sequence[_Reported]) -> list[Section]:
     parts = [_comparison(every), _courses(every), _evaluations(every)]
-    details = [_details(each, f"{each.name}: ") for each in every]
-    return [part for part in (*parts, *(part for several in details for part in several)) if part is not None]
+    details = [dataclasses.replace(part, of=each.name) for each in every for part in _details(each) if part is not None]
+    return [*(part for part in parts if part is not None), *details]
 
 
-def _details(reported: _Reported, prefix: str) -> list[Section | None]:
+def _details(reported: _Reported) -> list[Section | None]:
     """What each run has for itself."""
-    batch_norm = reported.batch_norm
-    titled = batch_norm and dataclasses.replace(batch_norm, title=_title(prefix, "Batch norm"))
-    return [_test_set(reported, prefix), _gallery(reported, prefix), titled, _origin(reported, prefix)]
-
-
-def _title(prefix: str, title: str) -> str:
-    return f"{prefix}{title.lower()}" if prefix else title
+    return [_test_set(reported), _gallery(reported), reported.batch_norm, _origin(reported)]
 
 
 def _summary(reported: _Reported) -> Section:
@@ -183,7 +177,7 @@ def _evaluations(every: Sequence[_Reported]) -> Section | None:
     return _section("Classes and calibration", "evaluations.html", pictures, calibration=calibration)
 
 
-def _test_set(reported: _Reported, prefix: str) -> Section | None:
+def _test_set(reported: _Reported) -> Section | None:
     evaluation = reported.evaluation
     if evaluation is None:
         return None
@@ -194,22 +188,21 @@ def _test_set(reported: _Reported, prefix: str) -> Section | None:
     }
     left_out = len(evaluation.per_class) - MOST_CLASSES
     about = {"evaluation": evaluation, "left_out": max(0, left_out), "drawn": MOST_CLASSES}
-    return _section(_title(prefix, "Test set"), "test_set.html", pictures, **about)
+    return _section("Test set", "test_set.html", pictures, **about)
 
 
-def _gallery(reported: _Reported, prefix: str) -> Section | None:
+def _gallery(reported: _Reported) -> Section | None:
     if reported.seen is None:
         return None
     mistakes, samples = surest_mistakes(reported.seen), sample_pictures(reported.seen)
     wrong = int((~reported.seen.answers.right).sum())
-    title = _title(prefix, "Mistakes and samples")
-    return _section(title, "gallery.html", {}, mistakes=mistakes, samples=samples, wrong=wrong)
+    return _section("Mistakes and samples", "gallery.html", {}, mistakes=mistakes, samples=samples, wrong=wrong)
 
 
-def _origin(reported: _Reported, prefix: str) -> Section:
+def _origin(reported: _Reported) -> Section:
     run = reported.run
     return _section(
-        _title(prefix, "Recipe and origin"),
+        "Recipe and origin",
         "origin.html",
         {},
         command=train_command(run),
