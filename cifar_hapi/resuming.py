@@ -23,8 +23,8 @@ def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = Fal
     if not (Path(path) / "run.json").exists():
         return None
     run = Run(path)
-    if origin := run.manifest.get("derived_from"):
-        made = f"they were made from run {origin['run']}"
+    if origin := run.recorded("derived_from", dict):
+        made = f"they were made from run {origin.get('run')}"
         raise RunError(f"run {path}: holds weights alone: there is nothing to go on training from; {made}")
     before, now = run.recipe.to_dict(), recipe.to_dict()
     differing = [key for key in differing_keys(run.recipe, recipe) if key not in _FREE]
