@@ -10,6 +10,7 @@ INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
 INSTALLED_DOCS := $(INSTALLED)-docs
 INSTALLED_REPORT := $(INSTALLED)-report
+INSTALLED_RELEASE := $(INSTALLED)-release
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
@@ -17,7 +18,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report test lint format smoke tutorial docs results bench clean
+.PHONY: help train resume evaluate report test lint format smoke tutorial docs results audit dist bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -61,6 +62,12 @@ docs: $(INSTALLED_DOCS)  ## the pages of docs/ as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo 'site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site'
 
+audit: $(INSTALLED_RELEASE)  ## known vulnerabilities of what is installed, and secrets in the tree
+	@.ci/audit $(BIN)
+
+dist: $(INSTALLED_RELEASE)  ## wheel and source archive in dist/, checked and tried elsewhere
+	@.ci/dist $(BIN)
+
 bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goes to each)
 	@test -e $(INSTALLED_TORCH) || { $(PYTHON) -m venv .venv-torch \
 		&& .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) numpy \
@@ -85,6 +92,10 @@ $(INSTALLED_DOCS): $(PACKAGING)
 
 $(INSTALLED_REPORT): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
+	@touch $@
+
+$(INSTALLED_RELEASE): $(INSTALLED_DEV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)dev$(comma)release]' $(PADDLE)
 	@touch $@
 
 comma := ,
