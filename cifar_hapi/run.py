@@ -30,6 +30,7 @@ from callbacks.bounded_file import read_bounded
 from callbacks.durable import write_file
 from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.errors import RecipeError, RunError
+from cifar_hapi.printable import is_fit_to_print
 from cifar_hapi.recipe import Recipe
 from cifar_hapi.run_path import RUNS, no_run_at, no_run_in
 
@@ -277,4 +278,6 @@ def _read_object(file: Path) -> dict[str, Any]:
         raise RunError(f"{file}: cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise RunError(f"{file}: not a JSON object")
+    if not is_fit_to_print(value):
+        raise RunError(f"{file}: holds control characters, which command a terminal; no training writes them")
     return value

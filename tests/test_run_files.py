@@ -17,6 +17,7 @@ from cifar_hapi import Run
 from cifar_hapi.comparison import compare
 from cifar_hapi.errors import CifarHapiError, RecipeError, RunError
 from cifar_hapi.recipe import Recipe
+from cifar_hapi.recorded_evaluation import recorded_evaluation
 from cifar_hapi.resuming import begun_run
 from cifar_hapi.run import resumed_run
 
@@ -123,6 +124,25 @@ def test_weights_that_were_mended_are_told_whatever_they_are_from(run):
         (run.path / "run.json").write_text(json.dumps(run.manifest))
         with pytest.raises(RunError, match="from run x" if known else "derived_from: is no dict"):
             begun_run(run.path, run.recipe)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x9b2J", "a\rb", "\ud800"])
+@pytest.mark.parametrize("place", ["key", "class", "evaluation"])
+def test_what_commands_a_terminal_is_refused(run, text, place):
+    file = run.path / ("evaluation.json" if place == "evaluation" else "run.json")
+    content = json.loads(file.read_text())
+    if place == "class":
+        content["data"]["class_names"][3] = text
+    else:
+        content |= {text: 1} if place == "key" else {"note": text}
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="control characters"):
+        recorded_evaluation(Run(run.path))
+
+
+def test_line_ends_and_letters_of_any_script_are_not_refused(run):
+    run.update(command=["a\nb\t"], stopped="\u6d4b\u8bd5\u3000\u00a0\U0001f600")
+    assert Run(run.path).manifest["command"] == ["a\nb\t"]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.errors import DataError, RecipeError
+from cifar_hapi.printable import is_fit_to_print
 
 # What Pillow decodes by itself and knows by its first bytes: no EPS (runs Ghostscript), no TGA (takes all).
 FORMATS = {
@@ -120,6 +121,8 @@ def _read_classes(
     classes = [path for path in _list(folder) if path.is_dir()]
     if not classes:
         raise DataError(f"{folder}: holds no class folders; expected {folder}/<class>/<image files>")
+    if unfit := [path for path in classes if not is_fit_to_print(path.name)]:
+        raise DataError(f"{unfit[0]}: control characters in the name of a class; rename the folder")
     class_names = class_names or tuple(path.name for path in classes)
     unknown = sorted({path.name for path in classes} - set(class_names))
     if unknown:

@@ -17,6 +17,7 @@ from cifar_hapi.data.normalisation import IMAGENET, channel_statistics
 from cifar_hapi.data.split import stratified_split
 from cifar_hapi.data.synthetic import CLASS_NAMES, write_synthetic
 from cifar_hapi.errors import DataError
+from cifar_hapi.printable import escaped, is_fit_to_print
 from cifar_hapi.recipe import DataRecipe
 from cifar_hapi.runtime import cache_folder, data_folders
 
@@ -130,8 +131,11 @@ def _read_folder(folder: Path, image_size: int) -> tuple[str, str, str, ImageSet
     for name in ("cifar10", "cifar100"):
         if find_cifar(folder, name) is not None:
             raise DataError(f"{folder}: holds the archive of {name}; say --data {name} --data-dir {folder}")
+    if not is_fit_to_print(str(folder.resolve())):
+        raise DataError(f"{folder.resolve()}: control characters in the name of the folder; rename it")
     found = read_image_folder(folder, image_size)
     train = found.train.take(np.random.default_rng(0).permutation(len(found.train)))  # not by class: see data.limit
-    names = ", ".join(str(path) for path in found.unreadable[:3]) + (", ..." if len(found.unreadable) > 3 else "")
+    more = ", ..." if len(found.unreadable) > 3 else ""
+    names = ", ".join(escaped(str(path)) for path in found.unreadable[:3]) + more
     note = f"{len(found.unreadable)} unreadable images were left out: {names}" if found.unreadable else ""
     return str(folder.resolve()), str(folder.resolve()), note, train, found.test

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_training import CIFAR10_CLASSES, write_small_cifar
 
 from cifar_hapi.data.sources import open_data
@@ -125,6 +126,21 @@ def test_a_data_dir_that_is_not_there_is_an_error(tmp_path, source):
 def test_an_image_folder_needs_to_be_there(tmp_path):
     with pytest.raises(DataError, match="is neither cifar10"):
         open_data(DataRecipe(source=str(tmp_path / "nowhere")))
+
+
+def test_names_that_command_a_terminal_are_refused_or_written_out(tmp_path):
+    for folder in ("cat", "dog\x1b[2J"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (8, 8)).save(tmp_path / "images" / folder / f"{number}.png")
+    with pytest.raises(DataError, match=r"dog\\x1b\[2J: control characters"):
+        open_data(DataRecipe(source=str(tmp_path / "images")))
+    (tmp_path / "images" / "dog\x1b[2J").rename(tmp_path / "images" / "dog")
+    (tmp_path / "images" / "dog" / "\x1b[2J.png").touch()
+    assert "dog/\\x1b[2J.png" in open_data(DataRecipe(source=str(tmp_path / "images"))).note
+    (tmp_path / "images").rename(tmp_path / "a\rb")
+    with pytest.raises(DataError, match="control characters in the name of the folder"):
+        open_data(DataRecipe(source=str(tmp_path / "a\rb")))
 
 
 def test_the_synthetic_set_is_made_once(places):
