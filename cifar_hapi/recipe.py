@@ -50,7 +50,8 @@ class DataRecipe:
 
     `image_size`: the side in pixels that the network sees; `normalisation`: by mean and standard deviation of the
     images trained on, or of ImageNet's. `on_device`: whether training and validation images live where the network
-    runs; `auto`: on a GPU that has room.
+    runs; `auto`: on a GPU that has room. `store`: the folder in which the pixels of an image folder are kept, decoded;
+    by default in the cache, if they are many.
     """
 
     source: Annotated[str, Field(min_length=1)] = "auto"
@@ -60,6 +61,7 @@ class DataRecipe:
     image_size: Annotated[int, Field(ge=8, le=1024)] = 32
     normalisation: Literal["own", "imagenet"] = "own"
     on_device: Literal["auto", True, False] = "auto"
+    store: Annotated[str, Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -9,7 +9,8 @@ from cifar_hapi.errors import DataError, RecipeError, RunError
 from cifar_hapi.recipe import Recipe, differing_keys, value_at
 from cifar_hapi.run import Run
 
-_FREE = {"epochs", "name", "description", "data.dir"}  # a resume may change them: they say how long and from where
+# A resume may change them: they say how long and from where.
+_FREE = {"epochs", "name", "description", "data.dir", "data.store"}
 
 
 def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = False) -> Run | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCANNER = shutil.which("detect-secrets-hook")
+SCANNER = shutil.which("detect-secrets-hook", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 VULNERABLE = '{"dependencies": [{"name": "requests", "version": "2.19.1", "vulns": [{"id": "PYSEC-2018-28"}]}]}'
 UNKNOWN = '{"dependencies": [{"name": "requests", "skip_reason": "not found on PyPI"}], "fixes": []}'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,12 @@ from typing import Literal
 import numpy as np
 
 from cifar_hapi.data.archives import find_cifar, read_cifar
+from cifar_hapi.data.decoding import Decoded, decode
 from cifar_hapi.data.download import ARCHIVES, fetch
-from cifar_hapi.data.folder import read_image_folder
+from cifar_hapi.data.folder import Decode, read_image_folder
 from cifar_hapi.data.identity import DataIdentity, PartIdentity
 from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.image_store import ImageStore
 from cifar_hapi.data.normalisation import IMAGENET, channel_statistics
 from cifar_hapi.data.split import stratified_split
 from cifar_hapi.data.synthetic import CLASS_NAMES, write_synthetic
@@ -23,6 +26,9 @@ from cifar_hapi.runtime import cache_folder, data_folders
 
 CifarName = Literal["cifar10", "cifar100"]
 _CIFAR_FORMAT = ("cifar10", "cifar100", "synthetic")
+# Bytes of pixels of a folder. Twice as many are in use while images are held out, beside the few hundred megabytes that
+# Paddle takes: up to here that is no matter on a machine that trains.
+MOST_IN_MEMORY = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +91,7 @@ def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data
 def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, ImageSet]:
     """Name, place, note, training and test images."""
     if recipe.source not in ("auto", *_CIFAR_FORMAT):
-        return _read_folder(Path(recipe.source).expanduser(), recipe.image_size)
+        return _read_folder(Path(recipe.source).expanduser(), recipe, progress)
     if recipe.source == "synthetic":
         return _read_synthetic("These are generated images: no result here is a CIFAR result.")
     if recipe.dir is not None and not Path(recipe.dir).expanduser().exists():
@@ -123,7 +129,7 @@ def _read_synthetic(note: str) -> tuple[str, str, str, ImageSet, ImageSet]:
     return "synthetic", str(place), note, *read_cifar(place, "cifar10")
 
 
-def _read_folder(folder: Path, image_size: int) -> tuple[str, str, str, ImageSet, ImageSet]:
+def _read_folder(folder: Path, recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, ImageSet]:
     if not folder.is_dir():
         raise DataError(
             f"data source {str(folder)!r} is neither cifar10, cifar100, synthetic, auto, nor a folder of class folders"
@@ -133,9 +139,21 @@ def _read_folder(folder: Path, image_size: int) -> tuple[str, str, str, ImageSet
             raise DataError(f"{folder}: holds the archive of {name}; say --data {name} --data-dir {folder}")
     if not is_fit_to_print(str(folder.resolve())):
         raise DataError(f"{folder.resolve()}: control characters in the name of the folder; rename it")
-    found = read_image_folder(folder, image_size)
+    found = read_image_folder(folder, recipe.image_size, decode=_decoder(folder, recipe.store, progress))
     train = found.train.take(np.random.default_rng(0).permutation(len(found.train)))  # not by class: see data.limit
     more = ", ..." if len(found.unreadable) > 3 else ""
     names = ", ".join(escaped(str(path)) for path in found.unreadable[:3]) + more
     note = f"{len(found.unreadable)} unreadable images were left out: {names}" if found.unreadable else ""
     return str(folder.resolve()), str(folder.resolve()), note, train, found.test
+
+
+def _decoder(folder: Path, store: str | None, progress: bool) -> Decode:
+    """What reads the files of a folder: into memory, or into a store where one is named or the pixels are many."""
+    place = Path(store).expanduser() if store is not None else cache_folder() / "images"
+
+    def decode_or_store(paths: Sequence[Path], image_size: int) -> Decoded:
+        if store is None and len(paths) * image_size * image_size * 3 <= MOST_IN_MEMORY:
+            return decode(paths, image_size)
+        return ImageStore(place, folder, paths, image_size).opened(progress)
+
+    return decode_or_store
