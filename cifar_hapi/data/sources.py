@@ -85,6 +85,11 @@ def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data
     val = train.take(held_out) if len(held_out) else None
     train = train.take(kept) if val is not None else train
     mean, std = IMAGENET if recipe.normalisation == "imagenet" else channel_statistics(train.images)
+    if not all(std):
+        raise DataError(
+            f"{source}: a colour has the same value in all pixels, so images cannot be normalised by its spread; "
+            "leave such images out, or set data.normalisation = imagenet"
+        )
     return Data(name, source, note, train, val, test, mean, std)
 
 

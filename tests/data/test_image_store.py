@@ -129,7 +129,8 @@ def test_only_many_pixels_are_stored_by_themselves(folder, tmp_path, monkeypatch
     assert isinstance(opened(folder).train.images, np.ndarray) and not (tmp_path / "cache").exists()
     monkeypatch.setattr(sources, "MOST_IN_MEMORY", 21 * 16 * 16 * 3 - 1)
     assert isinstance(opened(folder).train.images, MappedImages)
-    assert [path.suffix for path in sorted((tmp_path / "cache" / "cifar-hapi" / "images").glob("*.*"))][-1] == ".npy"
+    kinds = {path.suffix for path in (tmp_path / "cache" / "cifar-hapi" / "images").iterdir()}
+    assert kinds - {".lock"} == {".json", ".npy"}
 
 
 def test_images_are_decoded_once_for_each_size(folder, tmp_path, decoded_files):
@@ -339,10 +340,12 @@ def test_a_stored_set_takes_no_memory_of_its_own(tmp_path):
     for number in range(400):  # 79 MB of pixels
         folder = tmp_path / "images" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (256, 256), (number % 256, 0, 0)).save(folder / f"{number}.bmp")
+        Image.new("RGB", (256, 256), (number % 256, number % 7, number % 13)).save(folder / f"{number}.bmp")
     taken = {}
     for kind, store in (("memory", ""), ("made", tmp_path / "store"), ("mapped", tmp_path / "store")):
         command = [sys.executable, "-c", MEMORY, str(tmp_path / "images"), str(store)]
-        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
         taken[kind] = int(done.stdout)
-    assert taken["memory"] > 70e6 and max(taken["made"], taken["mapped"]) < 45e6, taken
+    # What is left are batches in float32, three at a time, and blocks of what is counted.
+    assert min(taken["memory"] - taken["made"], taken["memory"] - taken["mapped"]) > 60e6, taken

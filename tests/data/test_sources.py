@@ -107,7 +107,7 @@ def test_a_limit_on_an_image_folder_takes_all_classes(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         for number in range(20):
-            Image.new("RGB", (32, 32)).save(tmp_path / name / f"{number}.png")
+            Image.new("RGB", (32, 32), (number,) * 3).save(tmp_path / name / f"{number}.png")
     data = open_data(DataRecipe(source=str(tmp_path), limit=20, val_fraction=0.0))
     assert set(data.train.labels) == {0, 1, 2}
 
@@ -128,11 +128,20 @@ def test_an_image_folder_needs_to_be_there(tmp_path):
         open_data(DataRecipe(source=str(tmp_path / "nowhere")))
 
 
+def test_images_of_a_single_red_are_an_error_unless_normalised_by_other_numbers(tmp_path):
+    for number in range(6):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (7, number, number)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    with pytest.raises(DataError, match="a colour has the same value in all pixels"):
+        open_data(DataRecipe(source=str(tmp_path)))
+    assert len(open_data(DataRecipe(source=str(tmp_path), normalisation="imagenet", val_fraction=0.0)).train) == 4
+
+
 def test_names_that_command_a_terminal_are_refused_or_written_out(tmp_path):
     for folder in ("cat", "dog\x1b[2J"):
         (tmp_path / "images" / folder).mkdir(parents=True)
-        for number in range(3):
-            Image.new("RGB", (8, 8)).save(tmp_path / "images" / folder / f"{number}.png")
+        for number in range(9):
+            Image.new("RGB", (8, 8), (number,) * 3).save(tmp_path / "images" / folder / f"{number}.png")
     with pytest.raises(DataError, match=r"dog\\x1b\[2J: control characters"):
         open_data(DataRecipe(source=str(tmp_path / "images")))
     (tmp_path / "images" / "dog\x1b[2J").rename(tmp_path / "images" / "dog")
