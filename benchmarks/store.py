@@ -6,8 +6,8 @@ A folder of generated images is read and its SHA-256 taken, as each training doe
 through in shuffled, augmented batches. Each case is a process of its own, which looks at itself in /proc every 10 ms.
 
 RssAnon: memory that nothing else holds, so that it cannot be taken back. RssFile: pages of files that are mapped, the
-store's and libraries'; the system drops them when others need room, as it does with all that was read of files. Given is
-by how much each grew from the time when all is imported.
+store's and libraries'; the system drops them when others need room, as it does with all that was read of files. Given
+is by how much each grew from the time when all is imported.
 """
 
 from __future__ import annotations
