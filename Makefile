@@ -10,6 +10,7 @@ INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
 INSTALLED_DOCS := $(INSTALLED)-docs
 INSTALLED_REPORT := $(INSTALLED)-report
+INSTALLED_RELEASE := $(INSTALLED)-release
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
@@ -17,11 +18,11 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report test lint format smoke tutorial docs results bench clean
+.PHONY: help train resume evaluate report test lint format smoke tutorial docs results audit dist bench bench-store clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1@/' | column -t -s@
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1@/' | column -t -s@
 
 train: $(INSTALLED)  ## train RECIPE= on DATA= for EPOCHS=, into RUN= (all optional; ARGS= for more)
 	@$(BIN)/cifar-hapi train $(RECIPE) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
@@ -61,11 +62,20 @@ docs: $(INSTALLED_DOCS)  ## the pages of docs/ as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo 'site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site'
 
+audit: $(INSTALLED_RELEASE)  ## known vulnerabilities of what is installed, and secrets in the tree
+	@.ci/audit $(BIN)
+
+dist: $(INSTALLED_RELEASE)  ## wheel and source archive in dist/, checked and tried elsewhere
+	@.ci/dist $(BIN)
+
 bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goes to each)
 	@test -e $(INSTALLED_TORCH) || { $(PYTHON) -m venv .venv-torch \
 		&& .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) numpy \
 		&& touch $(INSTALLED_TORCH); } || echo '$(TORCH) cannot be installed: its rows will say so' >&2
 	@$(foreach name,$(BENCH),$(if $(filter loader,$(name)),OMP_NUM_THREADS=1 )$(BIN)/python -m benchmarks.$(name) $(ARGS) &&) true
+
+bench-store: $(INSTALLED)  ## memory of a process that goes through a gigabyte of pixels, mapped and not (ARGS= goes to it)
+	@$(BIN)/python -m benchmarks.store $(ARGS)
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .venv-torch site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -85,6 +95,10 @@ $(INSTALLED_DOCS): $(PACKAGING)
 
 $(INSTALLED_REPORT): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
+	@touch $@
+
+$(INSTALLED_RELEASE): $(INSTALLED_DEV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)dev$(comma)release]' $(PADDLE)
 	@touch $@
 
 comma := ,

@@ -125,6 +125,8 @@ def read_header(file: BinaryIO, path: Path) -> Layout:
         if not line.endswith(b"\n"):
             raise ValueError("the line has no end" if line else "the file is empty")
         header = TypeAdapter(_Header).validate_json(line)
+        if not all(name.isprintable() for name in header.layers):
+            raise ValueError("the name of a layer is not printable")
         per_channel, norms = (_known(header.per_channel, _PER_CHANNEL), _known(header.norms, _NORMS))
         return Layout(header.layers, per_channel, norms, header.channels == "summary")
     except ValueError as error:

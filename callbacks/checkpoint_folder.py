@@ -37,6 +37,7 @@ from callbacks.paddle_model import Tensors
 _NAME = re.compile(r"step-\d{8,12}")
 _TENSOR_PARTS = ("weights", "training", "optimizer", "callbacks")
 _SMALL = 2**20  # bytes; a manifest has less than a thousand
+_LONGEST_LABEL = 100  # bytes; names have 17
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
 
 Label = Literal["latest", "best"]
@@ -110,7 +111,8 @@ class CheckpointFolder:
         file = self.path / label
         if not file.is_file():
             return None
-        name = file.read_text(encoding="utf-8", errors="replace").strip()
+        with file.open("rb") as stream:
+            name = stream.read(_LONGEST_LABEL).decode("utf-8", "replace").strip()
         if not _NAME.fullmatch(name):
             raise CheckpointError(f"{file}: names no checkpoint")
         return name

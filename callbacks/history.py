@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from callbacks.bounded_file import read_bounded
 from callbacks.durable import write_file
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import learning_rate
 from callbacks.processes import is_writer
+
+_MOST_BYTES = 2**26
 
 
 class History(EpochLogs):
@@ -106,16 +109,17 @@ class History(EpochLogs):
 def read_history(path: str | Path) -> list[dict[str, Any]]:
     """The records of a `History` file; a last line that a crash cut short is left out.
 
-    Raises ValueError naming the file and line for anything else that isn't a record.
+    Raises ValueError naming the file and line for anything else that isn't a record, and naming the file where it has
+    more than 64 MiB, which are a hundred thousand records.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = read_bounded(Path(path), _MOST_BYTES).decode("utf-8").splitlines(keepends=True)
     records = []
     for number, line in enumerate(lines, 1):
         if not line.endswith("\n"):
             break
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: not a record")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from cifar_hapi.printable import escaped
+
 
 class CifarHapiError(Exception):
     """Base of the project's own errors; its text is one line: what, where, why and what to do."""
@@ -13,7 +15,7 @@ class CifarHapiError(Exception):
 
     def __str__(self) -> str:
         # File names, keys and members of archives may hold anything, line ends and terminal commands too.
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in super().__str__())
+        return escaped(super().__str__())
 
 
 class RecipeError(CifarHapiError):

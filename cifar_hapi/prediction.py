@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cifar_hapi.data.folder import list_images, read_image
+from cifar_hapi.data.folder import list_images
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.picture_file import read_image
 from cifar_hapi.data.sources import stored_size
 from cifar_hapi.errors import DataError
 from cifar_hapi.loading import Weights, load

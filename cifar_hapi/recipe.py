@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 
 from cifar_hapi.errors import RecipeError, did_you_mean
+from cifar_hapi.regular_file import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +31,7 @@ else:
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 _FILE_NAME = r"^[^/\\.\s][^/\\\x00-\x1f]*$"  # runs are called by it
+_MOST_BYTES = 2**20  # of a file; the longest that is built in has two thousand
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -48,7 +50,8 @@ class DataRecipe:
 
     `image_size`: the side in pixels that the network sees; `normalisation`: by mean and standard deviation of the
     images trained on, or of ImageNet's. `on_device`: whether training and validation images live where the network
-    runs; `auto`: on a GPU that has room.
+    runs; `auto`: on a GPU that has room. `store`: the folder in which the pixels of an image folder are kept, decoded;
+    by default in the cache, if they are many.
     """
 
     source: Annotated[str, Field(min_length=1)] = "auto"
@@ -58,6 +61,7 @@ class DataRecipe:
     image_size: Annotated[int, Field(ge=8, le=1024)] = 32
     normalisation: Literal["own", "imagenet"] = "own"
     on_device: Literal["auto", True, False] = "auto"
+    store: Annotated[str, Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -230,7 +234,7 @@ class Recipe:
         name, text = _read_source(source)
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: numbers of thousands of digits, too
             raise RecipeError(f"recipe {source}: not valid TOML: {error}") from None
         return Recipe.from_dict({"name": name, **values}, overrides, where=f"recipe {name}")
 
@@ -244,6 +248,8 @@ class Recipe:
             return TypeAdapter(Recipe).validate_json(json.dumps(values, default=str))
         except ValidationError as error:
             raise RecipeError(f"{where}: {_first_complaint(error)}") from None
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+            raise RecipeError(f"{where}: cannot be a recipe: {error}") from None
 
     def with_overrides(self, overrides: dict[str, Any]) -> Recipe:
         """This recipe with dotted keys overridden; checked again."""
@@ -410,9 +416,9 @@ def _read_source(source: str | Path) -> tuple[str, str]:
             raise RecipeError(f"recipe {source}: is a file whose name does not end in .toml; rename it")
         return source, recipe_text(source)
     try:
-        return path.stem, path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"recipe {source}: cannot be read: {error.strerror}") from None
+        return path.stem, read_regular(path, _MOST_BYTES, RecipeError, "no recipe").decode("utf-8")
+    except RecipeError as error:
+        raise RecipeError(f"recipe {error}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"recipe {source}: cannot be read: not UTF-8 text") from None
 

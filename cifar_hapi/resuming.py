@@ -9,7 +9,8 @@ from cifar_hapi.errors import DataError, RecipeError, RunError
 from cifar_hapi.recipe import Recipe, differing_keys, value_at
 from cifar_hapi.run import Run
 
-_FREE = {"epochs", "name", "description", "data.dir"}  # a resume may change them: they say how long and from where
+# A resume may change them: they say how long and from where.
+_FREE = {"epochs", "name", "description", "data.dir", "data.store"}
 
 
 def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = False) -> Run | None:
@@ -23,8 +24,8 @@ def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = Fal
     if not (Path(path) / "run.json").exists():
         return None
     run = Run(path)
-    if origin := run.manifest.get("derived_from"):
-        made = f"they were made from run {origin['run']}"
+    if origin := run.recorded("derived_from", dict):
+        made = f"they were made from run {origin.get('run')}"
         raise RunError(f"run {path}: holds weights alone: there is nothing to go on training from; {made}")
     before, now = run.recipe.to_dict(), recipe.to_dict()
     differing = [key for key in differing_keys(run.recipe, recipe) if key not in _FREE]

@@ -20,17 +20,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from callbacks import BatchNormRecords, CheckpointFolder, ResumePoint, load_bn_stats, read_history
+from callbacks.bounded_file import read_bounded
 from callbacks.durable import write_file
 from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.errors import RecipeError, RunError
+from cifar_hapi.printable import is_fit_to_print
 from cifar_hapi.recipe import Recipe
 from cifar_hapi.run_path import RUNS, no_run_at, no_run_in
+
+Kind = TypeVar("Kind")
+
+_MOST_BYTES = 2**25  # of run.json and evaluation.json; a thousand classes take six million
 
 
 class Run:
@@ -86,7 +92,7 @@ class Run:
         """One record an epoch, as `callbacks.History` writes them; empty before the first."""
         file = self.path / "history.jsonl"
         try:
-            return read_history(file) if file.exists() else []
+            return read_history(file) if file.is_file() else []
         except (OSError, ValueError) as error:
             raise RunError(f"run {self.path}: {error}") from None
 
@@ -104,7 +110,7 @@ class Run:
     def bn_stats(self) -> BatchNormRecords | None:
         """The batch-norm statistics as recorded by `callbacks.BatchNormStats`; None where the recipe has none."""
         try:
-            return load_bn_stats(self.bn_path) if self.bn_path.exists() else None
+            return load_bn_stats(self.bn_path) if self.bn_path.is_file() else None
         except (OSError, ValueError) as error:
             raise RunError(f"run {self.path}: {error}") from None
 
@@ -137,6 +143,13 @@ class Run:
         folder, every = self.checkpoints, self.recipe.checkpoint.every_epochs
         return bool(folder.names()) or (folder.path / "latest").exists() or len(self.history) > 2 * every
 
+    def recorded(self, key: str, kind: type[Kind]) -> Kind | None:
+        """What run.json has under `key`, None if nothing. Raises RunError unless that is a `kind`."""
+        value = self.manifest.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise RunError(f"run {self.path}: run.json: {key}: is no {kind.__name__}")
+        return value
+
     def _is_held(self) -> bool:
         """Whether a process, this one perhaps, is writing to the run."""
         try:
@@ -148,7 +161,11 @@ class Run:
     def update(self, **changes: Any) -> None:
         """Change keys of run.json, on disk too."""
         self.manifest.update(changes)
-        write_file(self.path / "run.json", _json(self.manifest))
+        try:
+            text = _json(self.manifest)
+        except ValueError:
+            raise RunError(f"run {self.path}: run.json: holds NaN or infinity, which no JSON can") from None
+        write_file(self.path / "run.json", text)
 
     def save_evaluation(self, evaluation: dict[str, Any]) -> None:
         write_file(self.path / "evaluation.json", _json(evaluation))
@@ -181,7 +198,7 @@ def resumed_run(
         if not point.step and run.had_checkpoints:
             raise RunError(f"run {path}: has no intact checkpoint to go on from; train anew, into another directory")
         before = {key: run.manifest.get(key) for key in ("versions", "machine", "engine", "precision", "command")}
-        earlier = [*run.manifest.get("earlier", []), {**before, "ended": run.manifest.get("ended")}]
+        earlier = [*(run.recorded("earlier", list) or []), {**before, "ended": run.manifest.get("ended")}]
         run.update(**manifest, status="running", resumed=now(), earlier=earlier)
         with _told(run):
             yield run
@@ -190,7 +207,7 @@ def resumed_run(
 @contextmanager
 def _told(run: Run) -> Iterator[Run]:
     """Write into run.json how what happens inside ends."""
-    begin, before = time.perf_counter(), float(run.manifest.get("seconds", 0))
+    begin, before = time.perf_counter(), run.recorded("seconds", float) or 0.0
 
     def end(status: str, **more: str) -> None:
         try:
@@ -254,11 +271,13 @@ def _json(value: dict[str, Any]) -> str:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_bytes())
+        value = json.loads(read_bounded(file, _MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise no_run_at(file.parent, file.name) from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise RunError(f"{file}: not a JSON object")
+    if not is_fit_to_print(value):
+        raise RunError(f"{file}: holds control characters, which command a terminal; no training writes them")
     return value

@@ -15,6 +15,7 @@ from cifar_hapi.data.sources import Data
 from cifar_hapi.piped import trimmed
 from cifar_hapi.prediction import Predictions
 from cifar_hapi.pretrained import Start
+from cifar_hapi.printable import escaped
 from cifar_hapi.recipe import Recipe, differing_keys
 from cifar_hapi.run import Run
 from cifar_hapi.views import IN_WORDS
@@ -117,7 +118,7 @@ def show_predictions(out: Console, predictions: Predictions, top: int = 3) -> No
     for source, row in zip(predictions.sources, predictions.probabilities, strict=True):
         first, *others = row.argsort()[::-1][:top]
         rest = ", ".join(f"{predictions.class_names[place]} {row[place]:.1%}" for place in others)
-        out.print(f"{predictions.class_names[first]:{width}} {row[first]:6.1%}  {source}  ({rest})")
+        out.print(f"{predictions.class_names[first]:{width}} {row[first]:6.1%}  {escaped(source)}  ({rest})")
 
 
 def _begun_with(start: Start, classes: int) -> str:

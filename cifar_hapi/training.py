@@ -158,7 +158,7 @@ def _weights_to_begin_with(
     if recipe.network.pretrained is None or (earlier and earlier.had_checkpoints):
         return None
     found = read_weights(find_weights(recipe.network, progress=progress))
-    before = (earlier.manifest.get("pretrained") if earlier else None) or {}
+    before = (earlier.recorded("pretrained", dict) if earlier else None) or {}
     if before.get("sha256") not in (None, found.sha256) and earlier and not allow_changes:
         raise RunError(
             f"run {earlier.path}: began with other weights than those in {found.path}; "

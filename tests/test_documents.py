@@ -12,7 +12,7 @@ import pytest
 
 import callbacks
 import cifar_hapi
-from cifar_hapi import recipe
+from cifar_hapi import printable, recipe
 from cifar_hapi.data.synthetic import write_synthetic
 from cifar_hapi.networks import registry
 from cifar_hapi.pretrained import names
@@ -96,8 +96,17 @@ def test_every_key_of_a_recipe_is_documented():
     assert [key for key in known_keys() if key not in sections and f"`{key}`" not in text] == []
 
 
+def test_what_the_page_of_security_names_is_there():
+    text = (ROOT / "docs" / "security.md").read_text("utf-8")
+    rows = [line.split("|")[3:5] for line in text.splitlines() if line.count("|") == 5 and "`" in line]
+    code, tests = (re.findall(r"`([^`]+\.py)`", " ".join(column)) for column in zip(*rows, strict=True))
+    assert len(rows) > 12 and len(code) > 15 and len(tests) > 15
+    assert [name for name in code if not (ROOT / name).is_file()] == []
+    assert [name for name in tests if not (ROOT / "tests" / name).is_file()] == []
+
+
 def test_examples_in_docstrings_are_true():
-    tried = [doctest.testmod(module) for module in (recipe, names)]
+    tried = [doctest.testmod(module) for module in (recipe, names, printable)]
     assert all(result.failed == 0 and result.attempted > 0 for result in tried)
 
 

@@ -37,7 +37,8 @@ class DeviceLoader(BatchLoader):
         channels = image_set.images.shape[-1]
         black_and_fill = [np.zeros(channels, np.uint8), self.fill]
         # One pixel a row, so that an augmented batch is a single gather.
-        self._pixels = paddle.to_tensor(np.concatenate([image_set.images.reshape(-1, channels), black_and_fill]))
+        pixels = np.asarray(image_set.images).reshape(-1, channels)
+        self._pixels = paddle.to_tensor(np.concatenate([pixels, black_and_fill]))
         self._labels = paddle.to_tensor(image_set.labels)
         self._centre = paddle.to_tensor(255 * np.asarray(self.mean, np.float32))
         self._scale = paddle.to_tensor(1 / (255 * np.asarray(self.std, np.float32)))

@@ -60,5 +60,5 @@ def _augmented(images: ImageSet, data: Data, recipe: Recipe, seed: int) -> Image
     asked = recipe.augment
     augmentation = Augmentation(asked.crop_padding, asked.padding_mode, asked.flip, asked.cutout)
     loader = BatchLoader(images, len(images), augmentation=augmentation, mean=data.mean, seed=seed, std=data.std)
-    pixels = augment(images.images, loader.choices(epoch=0, step=0), augmentation, fill=loader.fill)
+    pixels = augment(np.asarray(images.images), loader.choices(epoch=0, step=0), augmentation, fill=loader.fill)
     return ImageSet(pixels, images.labels, images.class_names)

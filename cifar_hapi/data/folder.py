@@ -1,45 +1,18 @@
-"""A folder of class folders of images, read into memory as a data set."""
+"""A folder of class folders of images, read as a data set."""
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cifar_hapi.data.decoding import Decoded, decode
 from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.picture_file import EXTENSIONS, read_image
 from cifar_hapi.errors import DataError, RecipeError
-
-# What Pillow decodes by itself and knows by its first bytes: no EPS (runs Ghostscript), no TGA (takes all).
-FORMATS = {
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "JPEG2000": (".jp2", ".j2k"),
-    "PNG": (".png", ".apng"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-EXTENSIONS = frozenset(extension for extensions in FORMATS.values() for extension in extensions)
-
-# What Pillow raises on damaged files: what 540,000 mutated ones raised, and what else its decoders can.
-_DAMAGED = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+from cifar_hapi.printable import is_fit_to_print
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +24,17 @@ class FolderData:
     unreadable: tuple[Path, ...]
 
 
-def read_image_folder(folder: Path, image_size: int = 32, test_fraction: float = 0.2, seed: int = 0) -> FolderData:
+Decode = Callable[[Sequence[Path], int], Decoded]
+
+
+def read_image_folder(
+    folder: Path, image_size: int = 32, test_fraction: float = 0.2, seed: int = 0, decode: Decode = decode
+) -> FolderData:
     """Read `folder/<class>/<image>` or `folder/{train,test}/<class>/<image>`; classes are numbered by name.
 
     Only images directly in a class folder count. Hidden files and folders and other kinds of files are
     skipped, and so is whatever lies beside `train` and `test`, or beside the class folders. Images are as
-    `read_image` gives them.
+    `read_image` gives them. decode: what reads the files, all at once; by default into memory.
 
     Without `train` and `test` folders, a share of `test_fraction` of each class, drawn by `seed`, is for
     testing: at least one image, and never all; a class of one image is for training alone. The split depends
@@ -69,39 +47,25 @@ def read_image_folder(folder: Path, image_size: int = 32, test_fraction: float =
     if not 0 < test_fraction < 1:
         raise RecipeError(f"test_fraction is {test_fraction}; it must lie between 0 and 1")
     if (folder / "train").is_dir() and (folder / "test").is_dir():
-        train, unreadable = _read_classes(folder / "train", image_size)
-        test, also_unreadable = _read_classes(folder / "test", image_size, train.class_names)
-        return FolderData(train, test, unreadable + also_unreadable)
-    images, unreadable = _read_classes(folder, image_size)
-    is_test = _draw_test(images.labels, test_fraction, seed)
-    if not is_test.any():
-        raise DataError(f"{folder}: every class has one image, so none is left for testing; add images")
-    return FolderData(images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test)), unreadable)
-
-
-def read_image(path: Path, image_size: int) -> np.ndarray:
-    """The image as uint8 [image_size, image_size, 3], RGB, upright as its EXIF orientation says.
-
-    The shorter side is scaled to `image_size` (bicubic, antialiased) and the centre is cut out. Transparent
-    parts are laid over white; of 16-bit grey the upper 8 bits are kept; of an animation the first frame.
-    Raises DataError for files that are missing, damaged, of no known format, or larger than Pillow's
-    `Image.MAX_IMAGE_PIXELS`.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata, once an image
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=tuple(FORMATS)) as image:
-                image.draft("RGB", (2 * image_size, 2 * image_size))  # JPEG: decodes photos 4.6 times as fast
-                upright = _to_rgb(ImageOps.exif_transpose(image))
-            return np.array(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{path}: not an image of a known format ({', '.join(FORMATS)}); repair or remove the file"
-        ) from error
-    except _DAMAGED as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as an image: {reason}; repair or remove the file") from error
+        train = _listed(folder / "train")
+        test = _listed(folder / "test", train.class_names)
+        both = Listing(train.paths + test.paths, np.concatenate([train.labels, test.labels]), train.class_names)
+        images, readable = _decoded(both, image_size, decode)
+        for part, of_it in ((train, readable[: len(train.paths)]), (test, readable[len(train.paths) :])):
+            _check_classes(part, of_it, image_size)
+        is_test = np.arange(len(both.paths)) >= len(train.paths)
+    else:
+        both = _listed(folder)
+        images, readable = _decoded(both, image_size, decode)
+        _check_classes(both, readable, image_size)
+        is_test = np.zeros(len(both.paths), bool)
+        is_test[readable] = _draw_test(both.labels[readable], test_fraction, seed)
+        if not is_test.any():
+            raise DataError(f"{folder}: every class has one image, so none is left for testing; add images")
+    unreadable = tuple(both.paths[place] for place in np.flatnonzero(~readable))
+    return FolderData(
+        images.take(np.flatnonzero(readable & ~is_test)), images.take(np.flatnonzero(readable & is_test)), unreadable
+    )
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -113,44 +77,62 @@ def list_images(folder: Path) -> list[Path]:
     return [path for path in _list(folder) if path.suffix.lower() in EXTENSIONS and _is_file_or_dead_link(path)]
 
 
-def _read_classes(
-    folder: Path, image_size: int, class_names: tuple[str, ...] | None = None
-) -> tuple[ImageSet, tuple[Path, ...]]:
-    """All readable images of the class folders in `folder`, by class and name, and the unreadable files."""
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """Image files by class and name; labels: int64 [N]."""
+
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def _listed(folder: Path, class_names: tuple[str, ...] | None = None) -> Listing:
+    """The image files of the class folders in `folder`."""
     classes = [path for path in _list(folder) if path.is_dir()]
     if not classes:
         raise DataError(f"{folder}: holds no class folders; expected {folder}/<class>/<image files>")
+    if unfit := [path for path in classes if not is_fit_to_print(path.name)]:
+        raise DataError(f"{unfit[0]}: control characters in the name of a class; rename the folder")
     class_names = class_names or tuple(path.name for path in classes)
     unknown = sorted({path.name for path in classes} - set(class_names))
     if unknown:
         raise DataError(
             f"{folder}: no training images for {', '.join(unknown)}; the classes are {', '.join(class_names)}"
         )
-    images: list[np.ndarray] = []
+    paths: list[Path] = []
     labels: list[int] = []
-    unreadable: list[Path] = []
     for path in classes:
-        readable, damaged = _read_class(path, image_size)
-        images += readable
-        labels += [class_names.index(path.name)] * len(readable)
-        unreadable += damaged
-    return ImageSet(np.stack(images), np.array(labels, np.int64), class_names), tuple(unreadable)
+        found = list_images(path)
+        if not found:
+            raise DataError(f"{path}: holds no image files, so the class is empty; add images or remove the folder")
+        paths += found
+        labels += [class_names.index(path.name)] * len(found)
+    return Listing(tuple(paths), np.array(labels, np.int64), class_names)
 
 
-def _read_class(folder: Path, image_size: int) -> tuple[list[np.ndarray], list[Path]]:
-    paths = list_images(folder)
-    if not paths:
-        raise DataError(f"{folder}: holds no image files, so the class is empty; add images or remove the folder")
-    images: list[np.ndarray] = []
-    unreadable: dict[Path, DataError] = {}
-    for path in paths:  # no threads: with two, 32x32 PNG files took 2.6 times as long
-        try:
-            images.append(read_image(path, image_size))
-        except DataError as error:
-            unreadable[path] = error
-    if not images:
-        raise DataError(f"{folder}: none of its {len(paths)} images can be read; the first: {unreadable[paths[0]]}")
-    return images, list(unreadable)
+def _decoded(listing: Listing, image_size: int, decode: Decode) -> tuple[ImageSet, np.ndarray]:
+    """A row for each file, and which of them are images."""
+    decoded = decode(listing.paths, image_size)
+    return ImageSet(decoded.images, listing.labels, listing.class_names), decoded.readable
+
+
+def _check_classes(listing: Listing, readable: np.ndarray, image_size: int) -> None:
+    """Raise DataError for a class of which no image can be read."""
+    for label in np.unique(listing.labels):
+        members = np.flatnonzero(listing.labels == label)
+        if not readable[members].any():
+            first = listing.paths[members[0]]
+            raise DataError(
+                f"{first.parent}: none of its {len(members)} images can be read; the first: {_why(first, image_size)}"
+            )
+
+
+def _why(path: Path, image_size: int) -> str:
+    try:
+        read_image(path, image_size)
+    except DataError as error:
+        return str(error)
+    return f"{path}: has been repaired; try again"
 
 
 def _draw_test(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -162,20 +144,6 @@ def _draw_test(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         is_test[members[:count]] = True
     return is_test
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
-    if image.mode.startswith("I"):  # 16 bits, as "I;16" or in 32-bit integers; convert("RGB") would clip at 255
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("pixels of more than 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _list(folder: Path) -> list[Path]:

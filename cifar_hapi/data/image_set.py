@@ -1,4 +1,4 @@
-"""Images and labels in memory."""
+"""Images and labels."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cifar_hapi.data.pixels import MappedImages, Pixels, blocks
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images, as one array.
+    """Labelled images, as one array, in memory or mapped from a file.
 
     images: uint8 [N, H, W, 3], RGB, contiguous. labels: int64 [N], each in [0, len(class_names)).
     """
 
-    images: np.ndarray
+    images: Pixels
     labels: np.ndarray
     class_names: tuple[str, ...]
 
@@ -23,12 +25,14 @@ class ImageSet:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> ImageSet:
-        """The images at `indices`, in that order, as a copy."""
-        return ImageSet(self.images[indices], self.labels[indices], self.class_names)
+        """The images at `indices`, in that order, as a copy; those that are mapped stay where they are."""
+        images = self.images.chosen(indices) if isinstance(self.images, MappedImages) else self.images[indices]
+        return ImageSet(images, self.labels[indices], self.class_names)
 
     def sha256(self) -> str:
         """Hexadecimal SHA-256 over shape, pixels and labels, which says what data a run has seen."""
         digest = hashlib.sha256(str(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
+        for block in blocks(self.images):
+            digest.update(block.data)
         digest.update(self.labels.astype("<i8").data)
         return digest.hexdigest()

@@ -116,10 +116,11 @@ class BatchLoader:
 
     @cached_property
     def _canvases(self) -> Canvases | None:
-        """Made when they are first asked for; None where images are resized, or too large to be kept."""
+        """Made when they are first asked for; None where images are resized, mapped, or too large to be kept."""
         images, augmentation = self.image_set.images, self.augmentation or Augmentation()
-        fit = not self.resized and Canvases.size(images.shape, augmentation) <= _KEPT
-        return Canvases(images, augmentation) if fit else None
+        if not isinstance(images, np.ndarray) or self.resized or Canvases.size(images.shape, augmentation) > _KEPT:
+            return None
+        return Canvases(images, augmentation)
 
     def _part(self, step: int) -> slice:
         """Which of an epoch's images, in its order, are those of one step."""

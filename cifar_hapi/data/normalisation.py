@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+
+from cifar_hapi.data.pixels import Pixels, blocks
 
 DataFormat = Literal["NCHW", "NHWC"]
 
@@ -32,7 +35,7 @@ def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float], d
     return pixels
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels, in units where pixels span [0, 1].
 
     images: uint8 [N, H, W, C], N >= 1. Pixel values are counted, not summed up in floating point, so no
@@ -40,16 +43,16 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     """
     values = np.arange(256)
     counts = _value_counts(images)
-    pixels = images[..., 0].size
+    pixels = math.prod(images.shape[:-1])
     means = counts @ values / pixels
     variances = (counts * (values - means[:, None]) ** 2).sum(axis=1) / pixels
     return tuple((means / 255).tolist()), tuple((np.sqrt(variances) / 255).tolist())
 
 
-def _value_counts(images: np.ndarray, block: int = 1000) -> np.ndarray:
+def _value_counts(images: Pixels) -> np.ndarray:
     """How often each channel takes each value, int64 [C, 256]; in blocks, as bincount copies to int64."""
     counts = np.zeros((images.shape[-1], 256), np.int64)
-    for start in range(0, len(images), block):
+    for block in blocks(images):
         for channel, count in enumerate(counts):
-            count += np.bincount(images[start : start + block, ..., channel].ravel(), minlength=256)
+            count += np.bincount(block[..., channel].ravel(), minlength=256)
     return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,19 +10,25 @@ from typing import Literal
 import numpy as np
 
 from cifar_hapi.data.archives import find_cifar, read_cifar
+from cifar_hapi.data.decoding import Decoded, decode
 from cifar_hapi.data.download import ARCHIVES, fetch
-from cifar_hapi.data.folder import read_image_folder
+from cifar_hapi.data.folder import Decode, read_image_folder
 from cifar_hapi.data.identity import DataIdentity, PartIdentity
 from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.image_store import ImageStore
 from cifar_hapi.data.normalisation import IMAGENET, channel_statistics
 from cifar_hapi.data.split import stratified_split
 from cifar_hapi.data.synthetic import CLASS_NAMES, write_synthetic
 from cifar_hapi.errors import DataError
+from cifar_hapi.printable import escaped, is_fit_to_print
 from cifar_hapi.recipe import DataRecipe
 from cifar_hapi.runtime import cache_folder, data_folders
 
 CifarName = Literal["cifar10", "cifar100"]
 _CIFAR_FORMAT = ("cifar10", "cifar100", "synthetic")
+# Bytes of pixels of a folder. Twice as many are in use while images are held out, beside the few hundred megabytes that
+# Paddle takes: up to here that is no matter on a machine that trains.
+MOST_IN_MEMORY = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +85,18 @@ def open_data(recipe: DataRecipe, seed: int = 0, progress: bool = False) -> Data
     val = train.take(held_out) if len(held_out) else None
     train = train.take(kept) if val is not None else train
     mean, std = IMAGENET if recipe.normalisation == "imagenet" else channel_statistics(train.images)
+    if not all(std):
+        raise DataError(
+            f"{source}: a colour has the same value in all pixels, so images cannot be normalised by its spread; "
+            "leave such images out, or set data.normalisation = imagenet"
+        )
     return Data(name, source, note, train, val, test, mean, std)
 
 
 def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, ImageSet]:
     """Name, place, note, training and test images."""
     if recipe.source not in ("auto", *_CIFAR_FORMAT):
-        return _read_folder(Path(recipe.source).expanduser(), recipe.image_size)
+        return _read_folder(Path(recipe.source).expanduser(), recipe, progress)
     if recipe.source == "synthetic":
         return _read_synthetic("These are generated images: no result here is a CIFAR result.")
     if recipe.dir is not None and not Path(recipe.dir).expanduser().exists():
@@ -122,7 +134,7 @@ def _read_synthetic(note: str) -> tuple[str, str, str, ImageSet, ImageSet]:
     return "synthetic", str(place), note, *read_cifar(place, "cifar10")
 
 
-def _read_folder(folder: Path, image_size: int) -> tuple[str, str, str, ImageSet, ImageSet]:
+def _read_folder(folder: Path, recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, ImageSet]:
     if not folder.is_dir():
         raise DataError(
             f"data source {str(folder)!r} is neither cifar10, cifar100, synthetic, auto, nor a folder of class folders"
@@ -130,8 +142,23 @@ def _read_folder(folder: Path, image_size: int) -> tuple[str, str, str, ImageSet
     for name in ("cifar10", "cifar100"):
         if find_cifar(folder, name) is not None:
             raise DataError(f"{folder}: holds the archive of {name}; say --data {name} --data-dir {folder}")
-    found = read_image_folder(folder, image_size)
+    if not is_fit_to_print(str(folder.resolve())):
+        raise DataError(f"{folder.resolve()}: control characters in the name of the folder; rename it")
+    found = read_image_folder(folder, recipe.image_size, decode=_decoder(folder, recipe.store, progress))
     train = found.train.take(np.random.default_rng(0).permutation(len(found.train)))  # not by class: see data.limit
-    names = ", ".join(str(path) for path in found.unreadable[:3]) + (", ..." if len(found.unreadable) > 3 else "")
+    more = ", ..." if len(found.unreadable) > 3 else ""
+    names = ", ".join(escaped(str(path)) for path in found.unreadable[:3]) + more
     note = f"{len(found.unreadable)} unreadable images were left out: {names}" if found.unreadable else ""
     return str(folder.resolve()), str(folder.resolve()), note, train, found.test
+
+
+def _decoder(folder: Path, store: str | None, progress: bool) -> Decode:
+    """What reads the files of a folder: into memory, or into a store where one is named or the pixels are many."""
+    place = Path(store).expanduser() if store is not None else cache_folder() / "images"
+
+    def decode_or_store(paths: Sequence[Path], image_size: int) -> Decoded:
+        if store is None and len(paths) * image_size * image_size * 3 <= MOST_IN_MEMORY:
+            return decode(paths, image_size)
+        return ImageStore(place, folder, paths, image_size).opened(progress)
+
+    return decode_or_store

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_hapi.data.pixels import Pixels
 from cifar_hapi.data.resize import resize
 from cifar_hapi.data.sources import is_on_disk, open_data
 from cifar_hapi.data.synthetic import draw
@@ -42,7 +43,7 @@ def sample_images(run: Run, data_dir: str | Path | None = None, count: int = COU
     return Sample(resize(found[places], size), f"{len(places)} test images of {run.data.name}")
 
 
-def _test_images(run: Run, data_dir: str | Path | None) -> np.ndarray:
+def _test_images(run: Run, data_dir: str | Path | None) -> Pixels:
     declared, name = declared_again(run, data_dir=data_dir), run.data.name
     if not is_on_disk(declared):
         raise DataError(f"{name} is not on this machine; cifar-hapi data fetch {name} downloads it")

@@ -17,7 +17,7 @@ from callbacks.bn_file import StatsFile, format_header, format_record
 from callbacks.bn_layout import CHANGES, MOST_NUMBERS, SUMMARY, TENSORS, Layout, summary
 
 FLOATS = st.floats(width=32) | st.sampled_from([np.nan, np.inf, -np.inf, -0.0])
-NAMES = st.text(max_size=5)
+NAMES = st.text(max_size=5).filter(str.isprintable)
 
 
 @st.composite
@@ -209,6 +209,7 @@ def header(**changes):
         (json.dumps(header(layers={"a": 0})) + "\n", "layers: input should be greater than or equal to 1"),
         (json.dumps(header(layers={"a": 2.5})) + "\n", "layers: "),
         (json.dumps(header(layers={"a": 2**30})) + "\n", f"numbers in a record: more than {MOST_NUMBERS}"),
+        (json.dumps(header(layers={"a\x1b[2J": 2})) + "\n", "the name of a layer is not printable"),
         (json.dumps(header(norms=["x"])) + "\n", "quantities that are unknown or named twice"),
         (json.dumps(header(per_channel=["scale", "scale"])) + "\n", "quantities that are unknown or named twice"),
     ],

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from cifar_hapi.data.folder import list_images, read_image, read_image_folder
+from cifar_hapi.data.folder import list_images, read_image_folder
+from cifar_hapi.data.picture_file import read_image
 from cifar_hapi.errors import DataError, RecipeError
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_training import CIFAR10_CLASSES, write_small_cifar
 
 from cifar_hapi.data.sources import open_data
@@ -106,7 +107,7 @@ def test_a_limit_on_an_image_folder_takes_all_classes(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         for number in range(20):
-            Image.new("RGB", (32, 32)).save(tmp_path / name / f"{number}.png")
+            Image.new("RGB", (32, 32), (number,) * 3).save(tmp_path / name / f"{number}.png")
     data = open_data(DataRecipe(source=str(tmp_path), limit=20, val_fraction=0.0))
     assert set(data.train.labels) == {0, 1, 2}
 
@@ -125,6 +126,30 @@ def test_a_data_dir_that_is_not_there_is_an_error(tmp_path, source):
 def test_an_image_folder_needs_to_be_there(tmp_path):
     with pytest.raises(DataError, match="is neither cifar10"):
         open_data(DataRecipe(source=str(tmp_path / "nowhere")))
+
+
+def test_images_of_a_single_red_are_an_error_unless_normalised_by_other_numbers(tmp_path):
+    for number in range(6):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (7, number, number)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    with pytest.raises(DataError, match="a colour has the same value in all pixels"):
+        open_data(DataRecipe(source=str(tmp_path)))
+    assert len(open_data(DataRecipe(source=str(tmp_path), normalisation="imagenet", val_fraction=0.0)).train) == 4
+
+
+def test_names_that_command_a_terminal_are_refused_or_written_out(tmp_path):
+    for folder in ("cat", "dog\x1b[2J"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(9):
+            Image.new("RGB", (8, 8), (number,) * 3).save(tmp_path / "images" / folder / f"{number}.png")
+    with pytest.raises(DataError, match=r"dog\\x1b\[2J: control characters"):
+        open_data(DataRecipe(source=str(tmp_path / "images")))
+    (tmp_path / "images" / "dog\x1b[2J").rename(tmp_path / "images" / "dog")
+    (tmp_path / "images" / "dog" / "\x1b[2J.png").touch()
+    assert "dog/\\x1b[2J.png" in open_data(DataRecipe(source=str(tmp_path / "images"))).note
+    (tmp_path / "images").rename(tmp_path / "a\rb")
+    with pytest.raises(DataError, match="control characters in the name of the folder"):
+        open_data(DataRecipe(source=str(tmp_path / "a\rb")))
 
 
 def test_the_synthetic_set_is_made_once(places):
