@@ -98,7 +98,7 @@ def _without_nproc(arguments: list[str]) -> list[str]:
 
 def _environment(processes: int, device: str) -> dict[str, str]:
     """What the processes find in their environment besides this one's."""
-    added = {"PYTHONUNBUFFERED": "1", "GLOG_minloglevel": os.environ.get("GLOG_minloglevel", "2")}
+    added = {"PYTHONUNBUFFERED": "1"}
     if not users_threads():
         added["MKL_NUM_THREADS"] = str(max(1, usable_cores() // processes))
     if device == "cpu":

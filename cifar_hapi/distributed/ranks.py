@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,7 +38,8 @@ def rank_on_machine() -> int:
 def join() -> None:
     """Meet the other processes, once; what communicates needs it."""
     if count() > 1 and not distributed.is_initialized():
-        distributed.init_parallel_env()
+        with redirect_stderr(StringIO()):  # where it lists Paddle's flags that are not as they come
+            distributed.init_parallel_env()
 
 
 @contextmanager
