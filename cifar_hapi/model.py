@@ -137,7 +137,7 @@ class Model(paddle.Model):
             pace = _Pace(accumulate_grad_batches, num_iters, initial_step)
             with _interrupts_told():
                 self._fit_epochs((train_loader, eval_loader), calls, range(initial_epoch, epochs), eval_freq, pace)
-        ranks.copy_from_the_first(self.network.buffers())
+        ranks.copy_from_the_first(_not_trained(self.network))
 
     def train_batch(self, inputs: Any, labels: Any = None, update: bool = True) -> Any:
         """As `paddle.Model.train_batch`: losses, and with metrics (losses, metrics); without `update` gradients add up.
@@ -281,7 +281,7 @@ class Model(paddle.Model):
         pace = _Pace(num_iters=num_iters)
         calls.on_begin("eval", {"steps": _steps(loader, num_iters), "metrics": self._metric_names()})
         self._begin_metrics(training=False)
-        ranks.copy_from_the_first(self.network.buffers())  # after callbacks that have put averages into the network
+        ranks.copy_from_the_first(_not_trained(self.network))  # after callbacks that have put averages into the network
         for step, batch in enumerate(loader if ranks.count() == 1 else self._answered_together(loader)):
             calls.on_batch_begin("eval", step, {})
             if isinstance(batch, _Answered):
@@ -511,6 +511,11 @@ def _in_order(callbacks: list[Callback]) -> list[Callback]:
         saver_seen = saver_seen or saves
         places.append(1 if saves else 2 if saver_seen and not hasattr(callback, "state_dict") else 0)
     return [callback for _, callback in sorted(zip(places, callbacks, strict=True), key=lambda pair: pair[0])]
+
+
+def _not_trained(network: paddle.nn.Layer) -> Iterator[paddle.Tensor]:
+    """Running statistics, which Paddle has among the parameters, and buffers."""
+    return (tensor for tensor in network.state_dict().values() if tensor.stop_gradient)
 
 
 def _updated(metric: Any, outputs: list[paddle.Tensor], targets: list[paddle.Tensor]) -> Any:

@@ -16,6 +16,7 @@ from paddle.callbacks import Callback
 from small_training import small_fit
 
 from callbacks import LambdaCallback
+from callbacks.paddle_model import norm_layers, norm_tensors
 from cifar_hapi import CifarHapiError, evaluate, training
 from cifar_hapi.distributed import ranks
 
@@ -27,7 +28,7 @@ OPTIONS = {
     "network.norm": "none",
     "augment.cutout": 4,
     "augment.flip": "random",
-    "optimizer.lr": 0.3,
+    "optimizer.lr": 0.02,
     "schedule.name": "constant",
     "engine": "onednn",
     "precision": "float32",
@@ -113,7 +114,9 @@ def main(folder: Path) -> None:
     seen = {"processes": ranks.count(), "losses": losses, "evaluated": evaluate(run.path), "trained": run.evaluation}
     if ranks.count() == 2:
         normed = with_norm(folder)
-        seen["statistics"] = [float(each.sum()) for each in normed.model.network.buffers()]
+        seen["statistics"] = [
+            norm_tensors(norm)["running_mean"].tolist() for norm in norm_layers(normed.model.network).values()
+        ]
         seen["interrupted"] = interrupted(folder)
         seen["refusals"] = refusals(folder)
     seen["written"] = [path for path in written if path.startswith(str(folder))]
