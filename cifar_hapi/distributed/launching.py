@@ -50,7 +50,9 @@ def launch(arguments: list[str], processes: int, device: str = "auto") -> int:
         code = process.returncode
         if code and not told:
             _show_failure(logs, processes)
-    return 128 + told if told and code else code % 256
+    if told and code:
+        return 128 + told
+    return code if 0 <= code < 128 else 1
 
 
 def is_first() -> bool:
@@ -141,13 +143,20 @@ def _wait(process: subprocess.Popen[Any]) -> int:
 
 def _show_failure(logs: Path, processes: int) -> None:
     """The last word of each process that has failed, but of the first one's, which has told it itself."""
+    # As Paddle's launcher logs it: "Container rank 1 status failed cmd [...] code -9 log ..."; a test has it do so.
     talk = (logs / "launcher").read_text("utf-8", "replace")
-    failed = re.search(r"Container rank (\d+) status failed .* code (-\d+) ", talk)
-    if failed:
-        name = signal.Signals(-int(failed[2])).name
-        print(f"rank {failed[1]}: ended by {name}", file=sys.stderr)
+    killed = re.search(r"Container rank (\d+) status failed .* code -(\d+) ", talk)
+    if killed:
+        print(f"rank {killed[1]}: ended by {signal.Signals(int(killed[2])).name}", file=sys.stderr)
     for rank in range(1, processes):
-        file = logs / f"workerlog.{rank}"
-        lines = file.read_text("utf-8", "replace").split("\n") if file.exists() else []
-        if last := next((line for line in reversed(lines) if line.startswith("error: ")), ""):
+        if last := _last_word(logs / f"workerlog.{rank}"):
             print(f"rank {rank}: {last}", file=sys.stderr)
+
+
+def _last_word(log: Path) -> str:
+    """The line that says why a process has failed, "" where there is none."""
+    lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
+    errors = [line for line in lines if line.startswith("error: ")]
+    if not errors and any(line.startswith("Traceback ") for line in lines):
+        errors = [line for line in lines if line.strip()]
+    return errors[-1] if errors else ""
