@@ -113,6 +113,7 @@ def cli() -> None:
 @click.pass_obj
 def train(
     arguments: list[str],
+    /,
     recipe: str,
     overrides: tuple[str, ...],
     run_dir: Path | None,
@@ -154,6 +155,7 @@ def train(
 @click.pass_obj
 def resume(
     arguments: list[str],
+    /,
     run: Path | None,
     overrides: tuple[str, ...],
     allow_changes: bool,

@@ -314,11 +314,11 @@ class Model(paddle.Model):
         inputs, labels = inputs_and_labels(self, batch)
         return _Answered(self.predict_batch(inputs), [np.asarray(label) for label in labels])
 
-    @paddle.no_grad()
     def _judged(self, batch: _Answered) -> Any:
         """What `eval_batch` gives, for outputs that are there already."""
         outputs, targets = as_tensors(batch.outputs), as_tensors(batch.labels)
-        losses = [loss.numpy() for loss in _as_list(self.loss(*outputs, *targets))] if self.loss else []
+        with paddle.no_grad():
+            losses = [loss.numpy() for loss in _as_list(self.loss(*outputs, *targets))] if self.loss else []
         metrics = [_updated(metric, outputs, targets) for metric in self.metrics]
         return (losses, metrics) if losses and metrics else losses or metrics
 
@@ -460,7 +460,9 @@ def _loader(
     if not isinstance(data, Dataset):
         return data
     options = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
-    sampler = _SharedSampler(data, **options) if shared else DistributedBatchSampler(data, num_replicas=1, rank=0, **options)
+    sampler = (
+        _SharedSampler(data, **options) if shared else DistributedBatchSampler(data, num_replicas=1, rank=0, **options)
+    )
     return DataLoader(data, batch_sampler=sampler, num_workers=num_workers, return_list=True)
 
 

@@ -203,7 +203,9 @@ def resumed_run(
         point = resume(model)
         if not point.step and run.had_checkpoints:
             raise RunError(f"run {path}: has no intact checkpoint to go on from; train anew, into another directory")
-        before = {key: run.manifest.get(key) for key in ("versions", "machine", "processes", "engine", "precision", "command")}
+        before = {
+            key: run.manifest.get(key) for key in ("versions", "machine", "processes", "engine", "precision", "command")
+        }
         earlier = [*run.manifest.get("earlier", []), {**before, "ended": run.manifest.get("ended")}]
         run.update(**manifest, status="running", resumed=now(), earlier=earlier)
         with _told(run):

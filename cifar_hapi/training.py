@@ -166,12 +166,12 @@ def fit(
     return run
 
 
-def _planned(
-    recipe: Recipe, run_dir: str | Path | None, resume: bool, allow_changes: bool
-) -> tuple[Run | None, Path]:
+def _planned(recipe: Recipe, run_dir: str | Path | None, resume: bool, allow_changes: bool) -> tuple[Run | None, Path]:
     """The run to go on with, if any, and where the training writes."""
     earlier = begun_run(run_dir, recipe, allow_changes) if resume else None
-    return earlier, new_run_path(recipe.name) if run_dir is None else Path(run_dir) if earlier else free_run_path(run_dir)
+    return earlier, new_run_path(recipe.name) if run_dir is None else Path(run_dir) if earlier else free_run_path(
+        run_dir
+    )
 
 
 def _opened(recipe: Recipe, progress: bool) -> Data:
@@ -188,7 +188,7 @@ def _opened(recipe: Recipe, progress: bool) -> Data:
 def _held_run(
     path: Path, manifest: dict[str, Any], model: Model, resume: Callable[[Any], ResumePoint] | None
 ) -> contextlib.AbstractContextManager[Run]:
-    """The run that is written at `path` while it is entered, by the first process; `resume` where it is one that goes on."""
+    """The run at `path`, to be entered: written by the first process; with `resume`, one that goes on."""
     if not is_writer():
         return followed_run(path, manifest, model, resume)
     return resumed_run(path, manifest, model, resume) if resume else started_run(path, manifest, model)

@@ -22,15 +22,13 @@ def refused_together() -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001  # raised below; the others must not wait for this process in vain
         own = error
-    refused = next(((rank, error) for rank, error in enumerate(ranks.gathered(_as_told(own))) if error), None)
+    told = ranks.gathered(_as_told(own))
     if ranks.rank() == 0 and own is not None:
         raise own
-    if refused is None:
-        return
-    rank, (kind, text) = refused
-    error = kind(f"rank {rank}: {text}")
-    error.told = ranks.rank() > 0
-    raise error from own
+    for rank, refusal in enumerate(told):
+        if refusal is not None:
+            kind, text = refusal
+            raise _refusal(kind, f"rank {rank}: {text}") from own
 
 
 def check_same(what: str, facts: Callable[[], dict[str, Any]]) -> None:
@@ -46,12 +44,18 @@ def check_same(what: str, facts: Callable[[], dict[str, Any]]) -> None:
         if differing:
             key = differing[0]
             more = f"; and {len(differing) - 1} more" if len(differing) > 1 else ""
-            error = RunError(
+            raise _refusal(
+                RunError,
                 f"rank {rank}: another {what} than rank 0's: {key} is {theirs.get(key)!r}, there "
-                f"{found[0].get(key)!r}{more}; start all processes alike"
+                f"{found[0].get(key)!r}{more}; start all processes alike",
             )
-            error.told = ranks.rank() > 0
-            raise error
+
+
+def _refusal(kind: type[CifarHapiError], text: str) -> CifarHapiError:
+    """What all processes raise; the first one tells it."""
+    error = kind(text)
+    error.told = ranks.rank() > 0
+    return error
 
 
 def _as_told(error: Exception | None) -> tuple[type[CifarHapiError], str] | None:

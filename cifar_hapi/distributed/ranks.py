@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import paddle

@@ -84,7 +84,13 @@ def test_processes_are_not_to_start_others(arguments):
 
 @pytest.mark.parametrize(
     ("said", "processes", "threads"),
-    [({}, 2, "4"), ({}, 3, "2"), ({}, 9, "1"), ({"OMP_NUM_THREADS": "3"}, 2, None), ({"MKL_NUM_THREADS": "3"}, 2, None)],
+    [
+        ({}, 2, "4"),
+        ({}, 3, "2"),
+        ({}, 9, "1"),
+        ({"OMP_NUM_THREADS": "3"}, 2, None),
+        ({"MKL_NUM_THREADS": "3"}, 2, None),
+    ],
 )
 def test_cores_are_shared_out_unless_the_user_says_how_many_threads(monkeypatch, said, processes, threads):
     monkeypatch.setattr(launching, "usable_cores", lambda: 8)

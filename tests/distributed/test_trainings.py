@@ -124,7 +124,7 @@ def test_a_run_of_two_processes_goes_on_in_one(folders):
     """It was interrupted after step 6 of 8."""
     path = folders[2] / "interrupted"
     assert [each["interrupted"] for each in seen(folders, 2)] == ["interrupted"] * 2
-    assert Run(path).status == "interrupted" and Run(path).checkpoints.names() == ["step-00000006"]
+    assert Run(path).status == "interrupted" and Run(path).checkpoints.names()[-1] == "step-00000006"
     run = small_fit(folders[2] / "data", path, resume=True, **OPTIONS | {"checkpoint.every_steps": 6})
     assert (run.status, run.manifest["processes"], run.manifest["earlier"][0]["processes"]) == ("finished", 1, 2)
     straight = read_history(folders[1] / "whole" / "history.jsonl")

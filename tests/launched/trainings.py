@@ -6,7 +6,6 @@ python -m paddle.distributed.launch --nproc_per_node 2 tests/launched/trainings.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -103,9 +102,8 @@ def main(folder: Path) -> None:
     rank, written = ranks.rank(), []
 
     def note(event, arguments):
-        if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
-            written.append(str(arguments[0]))
-        elif event in ("os.mkdir", "os.rename"):
+        opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if opened or event in ("os.mkdir", "os.rename"):
             written.append(str(arguments[0]))
 
     sys.addaudithook(note)
