@@ -17,7 +17,7 @@ from callbacks.checkpoint_folder import CheckpointError, CheckpointFolder, Saved
 from callbacks.checkpoint_writer import CheckpointWriter
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import Tensors, initial_seed, weights
-from callbacks.processes import is_writer
+from callbacks.processes import heard, highest, is_writer
 from callbacks.signals import SignalWatch
 from callbacks.training_state import (
     ResumePoint,
@@ -96,6 +96,11 @@ class Checkpoint(EpochLogs):
     def __exit__(self, *error: object) -> None:
         self._signals.stop()
         self._settle()
+
+    @property
+    def told_to_end(self) -> int:
+        """The signal that this process has been sent, or 0."""
+        return self._signals.received or 0
 
     def resume(self, model: Any) -> ResumePoint:
         """Put the newest intact checkpoint into `model`, and make the next `fit` go on from there.
@@ -181,15 +186,15 @@ class Checkpoint(EpochLogs):
         if self._writer.is_done:
             self._settle()
         self._due = self._due or self._is_due()
-        if self._signals.received is not None:
-            self._save_and_leave(self._captured())
+        if ending := self._ending():
+            self._save_and_leave(self._captured(), ending)
         elif self._due and self._batch != self.params.get("steps"):  # else at the epoch's end, which comes now
             self._save(self._captured())
 
     def on_eval_batch_end(self, step: int, logs: Logs | None = None) -> None:
         training = self._epoch is not None and can_begin_within_an_epoch(self.model)  # else at the evaluation's end
-        if self._signals.received is not None and training:
-            self._save_and_leave(self._captured())
+        if training and (ending := self._ending()):
+            self._save_and_leave(self._captured(), ending)
 
     def on_epoch_complete(self, epoch: int, record: Logs) -> None:
         self._batch, self._record, self._random_at_epoch = 0, record, random_state.capture()
@@ -197,8 +202,8 @@ class Checkpoint(EpochLogs):
         self._due = self._due or (self.every_epochs is not None and (epoch + 1) % self.every_epochs == 0)
         if self.model.stop_training or epoch + 1 == self._planned:
             self._held = self._captured(epoch + 1)  # until the training's end: others may exchange the weights then
-        elif self._signals.received is not None:
-            self._save_and_leave(self._captured(epoch + 1))
+        elif ending := self._ending():
+            self._save_and_leave(self._captured(epoch + 1), ending)
         elif self._due:
             self._save(self._captured(epoch + 1))
 
@@ -207,9 +212,10 @@ class Checkpoint(EpochLogs):
         if self._held or self.state.step > self._began_at:  # else nothing was left to do
             self._save_end(self._held or self._captured())
         self._held = None
+        ending = highest(self.told_to_end)  # also what came since the last step
+        if ending:
+            self._signals.leave(ending)
         self._signals.stop()
-        if self._signals.received is not None:
-            self._signals.leave()
 
     def _save_end(self, saved: Saved) -> None:
         """Save what the training ended with, and the weights that it would go on with if others replaced them."""
@@ -274,10 +280,14 @@ class Checkpoint(EpochLogs):
         lost = self._writer.settle()
         self.state.best = [each for each in self.state.best if each[1] != lost]
 
-    def _save_and_leave(self, saved: Saved) -> None:
+    def _ending(self) -> int:
+        """The signal by which the training is to end now, in all processes, or 0."""
+        return heard(self.model, self.told_to_end)
+
+    def _save_and_leave(self, saved: Saved, ending: int) -> None:
         self._save(saved)
         self._settle()
-        self._signals.leave()
+        self._signals.leave(ending)
 
 
 def _equal(one: Tensors, other: Tensors) -> bool:

@@ -51,9 +51,13 @@ def model_like(model: Any, network: nn.Layer) -> Any:
     return other
 
 
-def loss_scale(model: Any) -> paddle.Tensor | None:
-    """What mixed precision multiplies loss and gradients by until the update; None without it."""
-    return getattr(scaler(model), "_scale", None)  # a scaler that is off has none
+def loss_scale(model: Any) -> Any:
+    """What loss and gradients are multiplied by until the update; None for nothing.
+
+    By mixed precision, and where several processes share a batch, by the share of this one (`cifar_hapi.Model`).
+    """
+    scale, share = getattr(scaler(model), "_scale", None), getattr(model, "share", 1.0)  # a scaler that is off has none
+    return scale if share == 1.0 else share if scale is None else scale * share
 
 
 def weights(model: Any) -> Tensors:

@@ -8,14 +8,19 @@ import threading
 from types import FrameType
 from typing import Any
 
+from callbacks.processes import is_alone, is_writer
+
 _ENDING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _SAID = b"\nsaving after this step; once more ends it at once\n"
+_SAID_TO_ALL = b"\nsaving after this step\n"
 
 
 class SignalWatch:
     """Notes the first SIGTERM, Ctrl-C or hang-up instead of dying of it; the next one does what it did before.
 
-    In a thread other than the main one, and for signals that the process ignores, nothing changes.
+    In a thread other than the main one, and for signals that the process ignores, nothing changes. One of several
+    processes ignores SIGTERM after the first: Paddle's launcher, told to end, sends it three times within 0.6 s, and
+    SIGKILL to what has not ended after 30.
     """
 
     def __init__(self) -> None:
@@ -31,15 +36,20 @@ class SignalWatch:
 
     def stop(self) -> None:
         while self._previous:
-            signal.signal(*self._previous.popitem())
+            number, before = self._previous.popitem()
+            repeated = self.received is not None and number == signal.SIGTERM and not is_alone()
+            signal.signal(number, signal.SIG_IGN if repeated else before)
 
-    def leave(self) -> None:
+    def leave(self, number: int) -> None:
         """End the process as the signal would have: KeyboardInterrupt, SystemExit(143) for SIGTERM, 129 for SIGHUP."""
-        if self.received == signal.SIGINT:
+        self.received = number  # perhaps by another process alone so far
+        self.stop()
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + (self.received or 0))
+        raise SystemExit(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self.stop()
-        os.write(2, _SAID)
+        if is_writer():
+            os.write(2, _SAID if is_alone() else _SAID_TO_ALL)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, get_args
 import click
 
 from cifar_hapi._version import __version__
+from cifar_hapi.distributed.launching import ended, is_first, launch, take_terminal
 from cifar_hapi.errors import CifarHapiError, RecipeError
 from cifar_hapi.recipe import Recipe, Views, overrides_by_key, parse_override, recipe_names, recipe_text
 from cifar_hapi.run_path import check_run, is_run
@@ -23,13 +24,14 @@ from cifar_hapi.runtime import cache_folder, prepare_process
 def main() -> NoReturn:
     """Run the command and exit: 0 success, 2 usage or recipe, 3 data, 4 run, 1 anything else, 130 after Ctrl-C."""
     warnings.showwarning = _warn
-    sys.exit(run_command(sys.argv[1:]))
+    take_terminal()
+    sys.exit(ended(run_command(sys.argv[1:])))
 
 
 def run_command(arguments: list[str]) -> int:
     """Run the command line `arguments`; the exit code. Errors are one line unless `--debug` is among the arguments."""
     try:
-        code = cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False) or 0
+        code = cli.main(arguments, prog_name="cifar-hapi", standalone_mode=False, obj=arguments) or 0
         sys.stdout.flush()
         return code
     except click.ClickException as error:
@@ -44,7 +46,8 @@ def run_command(arguments: list[str]) -> int:
     except (CifarHapiError, ArithmeticError, ImportError, OSError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        click.echo(f"error: {error}", err=True)
+        if not getattr(error, "told", False):
+            click.echo(f"error: {error}", err=True)
         return getattr(error, "exit_code", 1)
 
 
@@ -71,6 +74,9 @@ _device = click.option("--device", default="auto", show_default=True, help="auto
 _weights = click.option("--weights", type=click.Choice(["latest", "best"]), default="latest", show_default=True)
 _overrides = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
+)
+_nproc = click.option(
+    "--nproc", type=click.IntRange(min=1), default=1, help="Train by so many processes on this machine."
 )
 _no_report = click.option("--report/--no-report", default=True, help="Write a page about the run at its end.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -100,11 +106,22 @@ def cli() -> None:
 @click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
 @click.option("--engine", help="auto, native or onednn.")
 @_device
+@_nproc
 @_overrides
 @_no_report
 @_common
+@click.pass_obj
 def train(
-    recipe: str, overrides: tuple[str, ...], run_dir: Path | None, device: str, report: bool, quiet: bool, **named: Any
+    arguments: list[str],
+    /,
+    recipe: str,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    device: str,
+    nproc: int,
+    report: bool,
+    quiet: bool,
+    **named: Any,
 ) -> None:
     """Train RECIPE (a built-in name or a TOML file; quick by default) and evaluate it on the test set.
 
@@ -114,12 +131,14 @@ def train(
     """
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
     resolved = Recipe.load(recipe, changes)
+    if nproc > 1:
+        raise click.exceptions.Exit(launch(arguments, nproc, device))
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.training import fit
 
     run = fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1, report=report)
-    if quiet and run.evaluation:
+    if quiet and run.evaluation and is_first():
         terminal.headline(terminal.console(), run.evaluation)
 
 
@@ -129,21 +148,26 @@ def train(
 @click.option("--allow-changes", is_flag=True, help="Go on although the recipe or the data are not the run's.")
 @_data_dir
 @_device
+@_nproc
 @_overrides
 @_no_report
 @_common
+@click.pass_obj
 def resume(
+    arguments: list[str],
+    /,
     run: Path | None,
     overrides: tuple[str, ...],
     allow_changes: bool,
     device: str,
+    nproc: int,
     report: bool,
     quiet: bool,
     **named: Any,
 ) -> None:
     """Go on with RUN (by default the newest in runs/) where it was interrupted, and evaluate it.
 
-    On the same machine it ends bit for bit as if it had never stopped.
+    On the same machine, by as many processes, it ends bit for bit as if it had never stopped.
 
     \b
     Example:  cifar-hapi resume runs/resnet20-20260101-120000
@@ -151,6 +175,8 @@ def resume(
     """
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
     check_run(run)
+    if nproc > 1:
+        raise click.exceptions.Exit(launch(arguments, nproc, device))
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.run import Run
@@ -164,7 +190,7 @@ def resume(
         "allow_changes": allow_changes,
     }
     found = fit(begun.recipe.with_overrides(changes), run_dir=begun.path, resume=True, **options)
-    if quiet and found.evaluation:
+    if quiet and found.evaluation and is_first():
         terminal.headline(terminal.console(), found.evaluation)
 
 

@@ -12,6 +12,7 @@ class CifarHapiError(Exception):
     """Base of the project's own errors; its text is one line: what, where, why and what to do."""
 
     exit_code = 1
+    told = False  # by another process
 
     def __str__(self) -> str:
         # File names, keys and members of archives may hold anything, line ends and terminal commands too.

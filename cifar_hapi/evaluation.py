@@ -10,14 +10,16 @@ from typing import Any
 
 import paddle
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress as Bar
 
-from callbacks import NonFiniteLoss
+from callbacks import LambdaCallback, NonFiniteLoss
+from callbacks.processes import is_writer
 from cifar_hapi.answers import AnswerMetric, Answers, write_answers
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
 from cifar_hapi.data.sources import open_data
+from cifar_hapi.distributed.ranks import of_the_first
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import DataError, RecipeError
 from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
@@ -91,7 +93,7 @@ def record_evaluation(
 ) -> dict[str, Any]:
     """Evaluate `network`, which has the run's `weights`, on `test`, and write that to the run's evaluation.json.
 
-    choice: the engine that `network` runs on.
+    choice: the engine that `network` runs on. Of several processes, which evaluate together, the first one writes.
     """
     recipe = run.recipe
     result, answers = evaluate_network(
@@ -107,6 +109,8 @@ def record_evaluation(
     )
     if not math.isfinite(result["loss"]):
         raise NonFiniteLoss(f"run {run.path}: the loss on the test images is {result['loss']}; try a lower rate")
+    if not is_writer():
+        return of_the_first(result)
     evaluation = {
         **result,
         "data": data,
@@ -122,7 +126,7 @@ def record_evaluation(
         write_answers(run.answers_path, answers, images=test.sha256(), evaluated=evaluation["when"])
     except OSError as error:  # it is a result all the same
         warnings.warn(f"run {run.path}: the evaluation is not written: {error.strerror or error}", stacklevel=2)
-    return evaluation
+    return of_the_first(evaluation)
 
 
 def evaluate_network(
@@ -153,9 +157,11 @@ def _figures(
     model, kept = Model(network), AnswerMetric()
     model.prepare(loss=CrossEntropy(), metrics=[TopK((1, 5)), ConfusionMatrix(len(classes)), Calibration(), kept])
     console = Console(stderr=True)
-    hidden = not (verbose and console.is_terminal)
-    shown = track(loader, "evaluating", console=console, transient=True, disable=hidden)
-    found = model.evaluate(shown, verbose=0)
+    hidden = not (verbose and console.is_terminal and is_writer())
+    with Bar(*Bar.get_default_columns(), console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("evaluating", total=len(loader))
+        shown = LambdaCallback(on_eval_batch_end=lambda step, logs: bar.advance(task))
+        found = model.evaluate(loader, verbose=0, callbacks=[shown])
     confusion = found["confusion"]
     per_class = confusion.diagonal() / confusion.sum(axis=1).clip(min=1)
     figures = {

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from paddle.io import DataLoader, Dataset, DistributedBatchSampler
 
 from callbacks import Progress
 from callbacks.paddle_model import as_tensors, inputs_and_labels
+from cifar_hapi.distributed import ranks
+from cifar_hapi.distributed.shares import share
+from cifar_hapi.distributed.step import Step, over_all
 from cifar_hapi.metrics import counts, set_counts
 from cifar_hapi.mixed_precision import GradScaler
 
@@ -41,6 +45,13 @@ class Model(paddle.Model):
     - every call of a callback gets a `logs` dictionary of its own;
     - a loss that is a `paddle.nn.Layer` is in training mode in training only, as the network is;
     - callbacks that are context managers are entered for the time of the fit, so that they can clean up after errors.
+
+    Where several processes train together, they are one training: loss, metrics and gradients are those of the whole
+    batch, however it is shared out; weights begin as the first process's, and so do running statistics whenever
+    weights are evaluated, and at the end. A `Dataset` is shared out by batches of `batch_size` images over all
+    processes; an iterable yields each process's own share of a batch, and a loader for evaluation the whole set.
+    `fit` and `evaluate` must be called by all of them; the loss must be a mean over its batch, and what a metric
+    counts must add up.
     """
 
     optimizer: Any = None
@@ -48,7 +59,15 @@ class Model(paddle.Model):
     metrics: Sequence[Any] = ()
     scaler: Any = None
     _counting_on = False
+    _callbacks: Sequence[Callback] = ()
     _after_training: dict[str, Any] | None = None
+    ending = 0  # by which signal all processes have agreed to end; see callbacks/processes.py
+    share = 1.0  # of the last batch, that this process has seen
+
+    def __init__(self, network: paddle.nn.Layer, inputs: Any = None, labels: Any = None) -> None:
+        ranks.join()
+        with ranks.unseen_by_paddle():
+            super().__init__(network, inputs, labels)
 
     def prepare(
         self,
@@ -97,7 +116,7 @@ class Model(paddle.Model):
         if train_data is None:
             raise ValueError("fit() needs train_data")
         train_size, eval_size = batch_size if isinstance(batch_size, Sequence) else (batch_size, batch_size)
-        train_loader = _loader(train_data, train_size, num_workers, shuffle, drop_last)
+        train_loader = _loader(train_data, train_size, num_workers, shuffle, drop_last, shared=True)
         eval_loader = None if eval_data is None else _loader(eval_data, eval_size, num_workers)
         steps = _steps(train_loader)
         if steps == 0:
@@ -105,8 +124,11 @@ class Model(paddle.Model):
         if num_iters is not None and steps:
             epochs = initial_epoch + math.ceil((initial_step + num_iters) / steps)
         every = _with_defaults(callbacks, verbose, save_dir, save_freq)
-        self.stop_training = False
+        self.stop_training, self.ending = False, 0
+        ranks.copy_from_the_first(self.network.state_dict().values())
+        self._callbacks = every
         with contextlib.ExitStack() as stack:
+            stack.callback(setattr, self, "_callbacks", ())
             for callback in every:
                 if isinstance(callback, contextlib.AbstractContextManager):
                     stack.enter_context(callback)
@@ -115,6 +137,7 @@ class Model(paddle.Model):
             pace = _Pace(accumulate_grad_batches, num_iters, initial_step)
             with _interrupts_told():
                 self._fit_epochs((train_loader, eval_loader), calls, range(initial_epoch, epochs), eval_freq, pace)
+        ranks.copy_from_the_first(_not_trained(self.network))
 
     def train_batch(self, inputs: Any, labels: Any = None, update: bool = True) -> Any:
         """As `paddle.Model.train_batch`: losses, and with metrics (losses, metrics); without `update` gradients add up.
@@ -122,8 +145,12 @@ class Model(paddle.Model):
         Paddle's walks through all layers twice a step, for `train()` and to clear gradients: 0.7 ms of ResNet-20's 95.
         Here a network in training mode is left alone, so that layers of it that a callback has set to `eval()` stay so.
         """
+        if ranks.count() > 1:
+            step = self._train_batch_together(_as_list(inputs), [] if labels is None else _as_list(labels), update)
+            values = [np.asarray(loss, np.float32) for loss in step.losses]
+            return (values, [metric.accumulate() for metric in self.metrics]) if self.metrics else values
         first = self._input_info is None  # private: Paddle notes the shapes of the first batch, for `save`
-        if first or self.scaler is not None or self._adapter._nranks > 1:  # private: how many processes train together
+        if first or self.scaler is not None:
             return super().train_batch(inputs, labels, update)
         if not self.network.training:
             self.network.train()
@@ -137,6 +164,43 @@ class Model(paddle.Model):
                 parameter.clear_gradient()
         values = [loss.numpy() for loss in losses]
         return (values, [_updated(metric, outputs, targets) for metric in self.metrics]) if self.metrics else values
+
+    def _train_batch_together(self, inputs: list[Any], labels: list[Any], update: bool) -> Step:
+        """A step of several processes with their shares of a batch: loss and gradients are those of the whole batch."""
+        if not self.network.training:
+            self.network.train()
+        adapter, given, targets = self._adapter, as_tensors(inputs), as_tensors(labels)  # private: what it knows of AMP
+        if self._input_info is None:  # private, as what follows: Paddle notes the shapes of the first batch, for `save`
+            adapter._input_info = [list(each.shape) for each in given], [each.dtype for each in given]
+            self._update_inputs()
+        casts = {"enable": adapter._amp_level != "O0", "level": adapter._amp_level, **adapter._amp_custom_lists}
+        with paddle.amp.auto_cast(**casts):
+            outputs = _as_list(self.network(*given))
+        losses = _as_list(self.loss(*outputs, *targets))
+        before = [counts(metric) for metric in self.metrics]
+        for metric in self.metrics:
+            metric.reset()
+            _updated(metric, outputs, targets)
+        images = len(inputs[0])
+        step = over_all(images, [float(loss) for loss in losses], self.metrics, before, self._told())
+        self.images, self.ending, self.share = step.images, step.ending, images / step.images
+        self._descend(paddle.add_n(losses) * self.share, update)
+        return step
+
+    def _descend(self, loss: paddle.Tensor, update: bool) -> None:
+        """Backwards from this process's share of the loss, and with `update` by the gradients of all."""
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward()
+        if not update:
+            return
+        ranks.add_up([each.grad for each in self._parameters if each.grad is not None])
+        self.optimizer.step() if self.scaler is None else self.scaler.minimize(self.optimizer, scaled)
+        for parameter in self._parameters:
+            parameter.clear_gradient()
+
+    def _told(self) -> int:
+        """By which signal a callback has this process told to end, or 0."""
+        return max((getattr(callback, "told_to_end", 0) for callback in self._callbacks), default=0)
 
     def evaluate(
         self,
@@ -202,7 +266,8 @@ class Model(paddle.Model):
         for step, batch in enumerate(batches, first_step):
             calls.on_batch_begin("train", step, {})
             inputs, labels = inputs_and_labels(self, batch)
-            size, result = len(inputs[0]), self.train_batch(inputs, labels, update=pace.updates(step, steps))
+            result = self.train_batch(inputs, labels, update=pace.updates(step, steps))
+            size = len(inputs[0]) if ranks.count() == 1 else self.images
             self._count_loss(result, size)
             loss = {"batch_loss": self._mean.last, "step": step, "batch_size": size}
             calls.on_batch_end("train", step, {**self._metrics_now(), **loss})
@@ -216,10 +281,14 @@ class Model(paddle.Model):
         pace = _Pace(num_iters=num_iters)
         calls.on_begin("eval", {"steps": _steps(loader, num_iters), "metrics": self._metric_names()})
         self._begin_metrics(training=False)
-        for step, batch in enumerate(loader):
+        ranks.copy_from_the_first(_not_trained(self.network))  # after callbacks that have put averages into the network
+        for step, batch in enumerate(loader if ranks.count() == 1 else self._answered_together(loader)):
             calls.on_batch_begin("eval", step, {})
-            inputs, labels = inputs_and_labels(self, batch)
-            size, result = len(inputs[0]), self.eval_batch(inputs, labels)
+            if isinstance(batch, _Answered):
+                size, result = len(batch.labels[0]), self._judged(batch)
+            else:
+                inputs, labels = inputs_and_labels(self, batch)
+                size, result = len(inputs[0]), self.eval_batch(inputs, labels)
             self._count_loss(result, size)
             calls.on_batch_end("eval", step, {**self._metrics_now(), "step": step, "batch_size": size})
             if pace.ends():
@@ -227,6 +296,31 @@ class Model(paddle.Model):
         logs = self._metrics_now()
         calls.on_end("eval", dict(logs))
         return logs
+
+    def _answered_together(self, loader: Any) -> Iterator[_Answered]:
+        """What the network says of every batch, in order; each process has asked it about one of `ranks.count()`."""
+        count, rank = ranks.count(), ranks.rank()
+        every = getattr(loader, "every", None)
+        own = iter(every(count, rank) if every else itertools.islice(loader, rank, None, count))
+        while True:
+            batch = next(own, None)
+            found = ranks.gathered((None if batch is None else self._answered(batch), self._told()))
+            self.ending = max(told for _, told in found)
+            yield from (answered for answered, _ in found if answered is not None)
+            if found[-1][0] is None:
+                return
+
+    def _answered(self, batch: Any) -> _Answered:
+        inputs, labels = inputs_and_labels(self, batch)
+        return _Answered(self.predict_batch(inputs), [np.asarray(label) for label in labels])
+
+    def _judged(self, batch: _Answered) -> Any:
+        """What `eval_batch` gives, for outputs that are there already."""
+        outputs, targets = as_tensors(batch.outputs), as_tensors(batch.labels)
+        with paddle.no_grad():
+            losses = [loss.numpy() for loss in _as_list(self.loss(*outputs, *targets))] if self.loss else []
+        metrics = [_updated(metric, outputs, targets) for metric in self.metrics]
+        return (losses, metrics) if losses and metrics else losses or metrics
 
     def running_metrics(self) -> dict[str, Any]:
         """The mean loss and the metrics of the epoch's training so far, as JSON: what `set_running_metrics` takes."""
@@ -286,6 +380,25 @@ class Model(paddle.Model):
         return calls
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """What the network says of a batch, and what is right: arrays, images first."""
+
+    outputs: list[np.ndarray]
+    labels: list[np.ndarray]
+
+
+class _SharedSampler(DistributedBatchSampler):
+    """This process's share of every batch; the batches are those that a single process would see."""
+
+    def __init__(self, data: Dataset, **options: Any) -> None:
+        super().__init__(data, num_replicas=1, rank=0, **options)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for places in super().__iter__():
+            yield places[share(len(places), ranks.rank(), ranks.count())]
+
+
 class _MeanLoss:
     """The mean over images of losses that are means over batches; `value` is None before the first."""
 
@@ -341,10 +454,15 @@ def _interrupts_told() -> Iterator[None]:
         raise
 
 
-def _loader(data: Any, batch_size: int, num_workers: int, shuffle: bool = False, drop_last: bool = False) -> Any:
+def _loader(
+    data: Any, batch_size: int, num_workers: int, shuffle: bool = False, drop_last: bool = False, shared: bool = False
+) -> Any:
     if not isinstance(data, Dataset):
         return data
-    sampler = DistributedBatchSampler(data, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last)
+    options = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
+    sampler = (
+        _SharedSampler(data, **options) if shared else DistributedBatchSampler(data, num_replicas=1, rank=0, **options)
+    )
     return DataLoader(data, batch_sampler=sampler, num_workers=num_workers, return_list=True)
 
 
@@ -395,6 +513,11 @@ def _in_order(callbacks: list[Callback]) -> list[Callback]:
         saver_seen = saver_seen or saves
         places.append(1 if saves else 2 if saver_seen and not hasattr(callback, "state_dict") else 0)
     return [callback for _, callback in sorted(zip(places, callbacks, strict=True), key=lambda pair: pair[0])]
+
+
+def _not_trained(network: paddle.nn.Layer) -> Iterator[paddle.Tensor]:
+    """Running statistics, which Paddle has among the parameters, and buffers."""
+    return (tensor for tensor in network.state_dict().values() if tensor.stop_gradient)
 
 
 def _updated(metric: Any, outputs: list[paddle.Tensor], targets: list[paddle.Tensor]) -> Any:

@@ -335,9 +335,14 @@ class Recipe:
         return self
 
 
+def by_key(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says, by dotted keys."""
+    return _flat(recipe.to_dict())
+
+
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     """The dotted keys in which two recipes differ."""
-    flat = [_flat(recipe.to_dict()) for recipe in (one, other)]
+    flat = [by_key(recipe) for recipe in (one, other)]
     return [key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)]
 
 

@@ -171,6 +171,29 @@ class Run:
         write_file(self.path / "evaluation.json", _json(evaluation))
 
 
+class FollowedRun(Run):
+    """A run that another process writes: what this one changes of it stays in memory, and no file need be there."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any], model: Any = None):
+        self.path, self.model, self.manifest = path, model, manifest
+
+    def update(self, **changes: Any) -> None:
+        self.manifest.update(changes)
+
+    def save_evaluation(self, evaluation: dict[str, Any]) -> None:
+        pass
+
+
+@contextmanager
+def followed_run(
+    path: Path, manifest: dict[str, Any], model: Any, resume: Callable[[Any], ResumePoint] | None = None
+) -> Iterator[Run]:
+    """The run at `path` that another process starts, or resumes; `resume` as in `resumed_run`."""
+    if resume is not None:
+        resume(model)
+    yield FollowedRun(path, {"status": "running", **manifest}, model)
+
+
 @contextmanager
 def started_run(path: Path, manifest: dict[str, Any], model: Any = None) -> Iterator[Run]:
     """A new run at `path`, held by this process alone; its run.json tells how what happens inside ends.
@@ -197,7 +220,8 @@ def resumed_run(
         point = resume(model)
         if not point.step and run.had_checkpoints:
             raise RunError(f"run {path}: has no intact checkpoint to go on from; train anew, into another directory")
-        before = {key: run.manifest.get(key) for key in ("versions", "machine", "engine", "precision", "command")}
+        kept = ("versions", "machine", "processes", "engine", "precision", "command")
+        before = {key: run.manifest.get(key) for key in kept}
         earlier = [*(run.recorded("earlier", list) or []), {**before, "ended": run.manifest.get("ended")}]
         run.update(**manifest, status="running", resumed=now(), earlier=earlier)
         with _told(run):

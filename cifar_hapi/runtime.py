@@ -87,7 +87,7 @@ def process_settings() -> list[Setting]:
         _setting(
             "MKL_NUM_THREADS",
             str(threads()),
-            needed=_users_threads() or f"Paddle would use 1 of {usable_cores()} cores",
+            needed=users_threads() or f"Paddle would use 1 of {usable_cores()} cores",
             unneeded=_unless_x86() or ("" if threads() > 1 else "one thread is what Paddle takes"),
             until="any time",
             effect="With Paddle's own kernels, ResNet-18 trains 1.5 times as fast on idle cores, ResNet-20 no faster.",
@@ -124,7 +124,7 @@ def slowed_by(settings: list[Setting]) -> str:
 
 def threads() -> int:
     """How many threads arithmetic takes: what the environment says, else one for each usable core."""
-    said = _users_threads().partition("=")[2]
+    said = users_threads().partition("=")[2]
     return int(said) if said else usable_cores()
 
 
@@ -270,7 +270,7 @@ def _quieten(name: str, value: str) -> bool:
     return _set_variable(name, value)
 
 
-def _users_threads() -> str:
+def users_threads() -> str:
     """ "OMP_NUM_THREADS=2", or whichever variable says how many threads the user wants; "" if none does."""
     names = ("FLAGS_paddle_num_threads", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
     said = ((name, _users_value(name) or "") for name in names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from callbacks import (
     TerminateOnNaN,
 )
 from callbacks.paddle_model import scheduler
+from callbacks.processes import is_writer
 from cifar_hapi import terminal
 from cifar_hapi.comparison import trained_parameters
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
@@ -35,6 +36,8 @@ from cifar_hapi.data.normalisation import normalise
 from cifar_hapi.data.resize import resize
 from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.data.training_loader import training_loader
+from cifar_hapi.distributed import ranks
+from cifar_hapi.distributed.agreement import check_same, refused_together
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.evaluation import record_evaluation
@@ -47,10 +50,10 @@ from cifar_hapi.model import Model
 from cifar_hapi.networks.airbench import Airbench
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.pretrained import Start, WeightsFile, find_weights, put_weights, read_weights
-from cifar_hapi.recipe import Recipe, overrides_by_key
+from cifar_hapi.recipe import Recipe, by_key, overrides_by_key
 from cifar_hapi.report.after_training import written_report
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
-from cifar_hapi.run import Run, free_run_path, new_run_path, resumed_run, started_run
+from cifar_hapi.run import Run, followed_run, free_run_path, new_run_path, resumed_run, started_run
 from cifar_hapi.runtime import Setting, apply_settings, machine, paddle_session, slowed_by, versions
 
 _IMAGES_TO_WHITEN = 2000  # of 961 patches each
@@ -90,6 +93,9 @@ def fit(
     Nothing is chosen by the test set: the final weights are the last ones (with early stopping's `restore_best`, the
     best by the validation split), the `best` those of the validation split.
 
+    Under Paddle's launcher (`cifar-hapi train --nproc`) all processes call it alike, and train together as one would:
+    `batch_size` is that of all, the first one writes and prints, and what is refused in one is refused in all.
+
     Returns the Run, with `run.model` the trained model, ready to go on. Raises RecipeError, DataError, RunError, and
     `callbacks.NonFiniteLoss` when the loss is no number any more. After Ctrl-C or SIGTERM the run is saved and marked
     "interrupted".
@@ -97,55 +103,95 @@ def fit(
     named = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "data": data, "data_dir": data_dir}
     changes = overrides_by_key(weights=weights, **named) | overrides
     resolved = recipe.with_overrides(changes) if isinstance(recipe, Recipe) else Recipe.load(recipe, changes)
-    check_declared_network(resolved.network)
+    writes, recipe = is_writer(), resolved
+    verbose = verbose if writes else 0
     talk = terminal.console(quiet=not verbose)
-    earlier = begun_run(run_dir, resolved, allow_changes) if resume else None
-    if earlier and is_complete(earlier, resolved):
+    ranks.join()
+    check_same("recipe", lambda: {key: value for key, value in by_key(recipe).items() if key != "data.dir"})
+    check_same("installation", versions)
+    with refused_together():
+        check_declared_network(recipe.network)
+        planned = _planned(recipe, run_dir, resume, allow_changes) if writes else None
+    earlier, path = ranks.of_the_first(planned)
+    if earlier and is_complete(earlier, recipe):
         terminal.say_complete(talk, earlier)
         earlier.model = load(earlier)
         return earlier
-    path = new_run_path(resolved.name) if run_dir is None else Path(run_dir) if earlier else free_run_path(run_dir)
-    begin = _weights_to_begin_with(resolved, earlier, allow_changes, progress=bool(verbose))
+    with refused_together():
+        begin = _weights_to_begin_with(recipe, earlier, allow_changes, progress=bool(verbose)) if writes else None
     settings = apply_settings()
-    with paddle_session(device, resolved.seed) as device_name:
-        images = open_data(resolved.data, resolved.seed, progress=bool(verbose))
-        if earlier and not allow_changes:
-            check_same_data(earlier, images)
-        model, loaders = build_training(resolved, images)
-        start = put_weights(model.network, begin) if begin else None
-        del begin  # a hundred megabytes of ResNet-50
-        engine = use_declared_engine(model.network, resolved, device_name)
-        manifest = _manifest(resolved, images, device_name, engine, settings) | _as_recorded(start)
-        manifest["parameters"] = trained_parameters(model.network)
-        checkpoint = _declared_checkpoint(resolved, path)
-        probe = images_to_probe(resolved, images, device_name)
-        held = resumed_run(path, manifest, model, checkpoint.resume) if earlier else started_run(path, manifest, model)
-        with _refusals_as_run_errors(path), held as run:
-            terminal.announce(talk, run, images, len(loaders[0]), start)
-            if (engine.engine, device_name) == ("native", "cpu") and (late := slowed_by(settings)):
-                talk.print(late)
-            shown = [Progress(console=talk)] if verbose else []
-            try:
-                declared = _declared_callbacks(resolved, run, probe)
-                _train(run, resolved, loaders, checkpoint, [*declared, checkpoint, *callbacks, *shown], talk)
-            except (KeyboardInterrupt, SystemExit):
-                talk.print(f"{'saved':9}`cifar-hapi resume {path}` goes on from here")
-                raise
-            found = record_evaluation(
-                run,
-                run.model.network,
-                images.test,
-                weights="latest",
-                choice=engine,
-                data=images.name,
-                note=images.note,
-                verbose=verbose,
-            )
-            result = {key: found[key] for key in ("images", "loss", "top1", "top5", "step")}
-            run.update(result=result, peak_memory=peak_memory())
-    page = written_report(run, images.test) if report else ""
-    terminal.summarise(talk, run, page)
+    with paddle_session(device, recipe.seed) as device_name, contextlib.ExitStack() as stack:
+        images = _opened(recipe, progress=bool(verbose))
+        check_same("data set", lambda: {part: about.sha256[:12] for part, about in images.identity().parts.items()})
+        with refused_together():
+            if earlier and not allow_changes:
+                check_same_data(earlier, images)
+            model, loaders = build_training(recipe, images)
+            start = put_weights(model.network, begin) if begin else None
+            del begin  # a hundred megabytes of ResNet-50
+            engine = use_declared_engine(model.network, recipe, device_name)
+            manifest = _manifest(recipe, images, device_name, engine, settings) | _as_recorded(start)
+            manifest["parameters"] = trained_parameters(model.network)
+            checkpoint = _declared_checkpoint(recipe, path)
+            probe = images_to_probe(recipe, images, device_name)
+            held = _held_run(path, manifest, model, checkpoint.resume if earlier else None)
+            stack.enter_context(_refusals_as_run_errors(path))
+            run = stack.enter_context(held)
+        check_same("checkpoint", lambda: dataclasses.asdict(checkpoint.point or ResumePoint()))
+        terminal.announce(talk, run, images, len(loaders[0]), start)
+        if (engine.engine, device_name) == ("native", "cpu") and (late := slowed_by(settings)):
+            talk.print(late)
+        shown = [Progress(console=talk)] if verbose else []
+        try:
+            declared = _declared_callbacks(recipe, run, probe)
+            _train(run, recipe, loaders, checkpoint, [*declared, checkpoint, *callbacks, *shown], talk)
+        except (KeyboardInterrupt, SystemExit):
+            talk.print(f"{'saved':9}`cifar-hapi resume {path}` goes on from here")
+            raise
+        found = record_evaluation(
+            run,
+            run.model.network,
+            images.test,
+            weights="latest",
+            choice=engine,
+            data=images.name,
+            note=images.note,
+            verbose=verbose,
+        )
+        result = {key: found[key] for key in ("images", "loss", "top1", "top5", "step")}
+        run.update(result=result, peak_memory=peak_memory())
+    if writes:
+        page = written_report(run, images.test) if report else ""
+        terminal.summarise(talk, run, page)
     return run
+
+
+def _planned(recipe: Recipe, run_dir: str | Path | None, resume: bool, allow_changes: bool) -> tuple[Run | None, Path]:
+    """The run to go on with, if any, and where the training writes."""
+    earlier = begun_run(run_dir, recipe, allow_changes) if resume else None
+    return earlier, new_run_path(recipe.name) if run_dir is None else Path(run_dir) if earlier else free_run_path(
+        run_dir
+    )
+
+
+def _opened(recipe: Recipe, progress: bool) -> Data:
+    """The images that `recipe` names; where several processes are on a machine, the first finds them for the others."""
+    images: Data | None = None
+    for turn in (True, False) if ranks.count() > 1 else (True,):
+        with refused_together():
+            if (ranks.rank_on_machine() == 0) == turn:
+                images = open_data(recipe.data, recipe.seed, progress=progress)
+    assert images is not None, "one of the turns is this process's"
+    return images
+
+
+def _held_run(
+    path: Path, manifest: dict[str, Any], model: Model, resume: Callable[[Any], ResumePoint] | None
+) -> contextlib.AbstractContextManager[Run]:
+    """The run at `path`, to be entered: written by the first process; with `resume`, one that goes on."""
+    if not is_writer():
+        return followed_run(path, manifest, model, resume)
+    return resumed_run(path, manifest, model, resume) if resume else started_run(path, manifest, model)
 
 
 def _weights_to_begin_with(
@@ -181,7 +227,7 @@ def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader
     data_format = recipe.data_format(device)
     kind, size = DeviceLoader if _on_device(recipe, data, device) else BatchLoader, recipe.data.image_size
     loader = partial(kind, image_size=size, data_format=data_format)
-    training = training_loader(loader, recipe, data)
+    training = training_loader(partial(loader, rank=ranks.rank(), ranks=ranks.count()), recipe, data)
     classes, asked = len(data.train.class_names), recipe.network.num_classes
     if asked not in (None, classes):
         raise RecipeError(f"network.num_classes = {asked}: {data.name} has {classes} classes; leave the key out")
@@ -292,6 +338,7 @@ def _manifest(recipe: Recipe, data: Data, device: str, engine: EngineChoice, set
         "precision": engine.precision,
         "versions": versions(),
         "machine": machine(),
+        "processes": ranks.count(),
         "settings": {each.name: {"value": each.value, "state": each.state, "why": each.why} for each in settings},
         "command": sys.argv,
     }

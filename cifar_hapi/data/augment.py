@@ -53,6 +53,10 @@ class Choices:
     flipped: np.ndarray
     squares: np.ndarray
 
+    def of(self, images: slice) -> Choices:
+        """Those for some of the batch."""
+        return Choices(self.windows[:, images], self.flipped[images], self.squares[:, images])
+
 
 def draw_choices(
     size: tuple[int, ...],

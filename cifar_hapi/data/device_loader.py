@@ -47,7 +47,7 @@ class DeviceLoader(BatchLoader):
 
     def batch(self, epoch: int, step: int) -> Any:
         """The batch of one step, both counted from 0: images float32 and labels int64 [B], on the device."""
-        drawn = self._epoch(epoch)[:, self._part(step)]
+        drawn = self._epoch(epoch)[:, self._share(step)]
         indices, flipped, windows, squares = drawn[0], drawn[1].astype("bool"), drawn[2:4], drawn[4:6]
         pixels, places = self._gathered_pixels(indices)
         height, width = self.sides

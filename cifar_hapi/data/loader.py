@@ -13,6 +13,7 @@ from cifar_hapi.data.augment import Augmentation, Canvases, Choices, augment, dr
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.normalisation import DataFormat, normalise
 from cifar_hapi.data.resize import resize
+from cifar_hapi.distributed.shares import share
 from cifar_hapi.errors import DataError, RecipeError
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -29,7 +30,8 @@ class BatchLoader:
     None leaves them as they are. The set itself is never resized: 50,000 images of 224x224 take 7.5 GB. mean, std: one
     number a channel, in units where pixels span [0, 1]. shuffle: a new order every epoch; else that of the set.
     drop_last: leave out the last batch of an epoch where it is short. prefetch: how many batches one thread makes
-    ahead; 0 makes them in line. Cutout is filled with the mean colour.
+    ahead; 0 makes them in line. Cutout is filled with the mean colour. rank, ranks: where so many processes share each
+    batch, which of them this loader is for; it yields that part of what a single process would have, in the same order.
 
     Raises DataError for a set without images, RecipeError for arguments that cannot be.
     """
@@ -48,6 +50,8 @@ class BatchLoader:
         seed: int = 0,
         data_format: DataFormat = "NCHW",
         prefetch: int = 2,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.image_set = image_set
         self.batch_size = batch_size
@@ -62,6 +66,8 @@ class BatchLoader:
         self.seed = seed
         self.data_format = data_format
         self.prefetch = prefetch
+        self.rank = rank
+        self.ranks = ranks
         self._check()
         self._next_epoch, self._next_step = 0, 0
 
@@ -71,7 +77,11 @@ class BatchLoader:
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, steps = self._next_epoch, range(self._next_step, len(self))
+        return self.every(1)
+
+    def every(self, nth: int, first: int = 0) -> Iterator[Batch]:
+        """As an iteration, but of every `nth` step only, from the `first` one on."""
+        epoch, steps = self._next_epoch, range(self._next_step, len(self))[first::nth]
         self.set_epoch(epoch + 1)
         return self._ahead(epoch, steps) if self.prefetch else (self.batch(epoch, step) for step in steps)
 
@@ -85,16 +95,16 @@ class BatchLoader:
 
     def batch(self, epoch: int, step: int) -> Batch:
         """The batch of one step, both counted from 0; new arrays at each call."""
-        indices = self.indices(epoch, step)
+        indices = self._order(epoch)[self._share(step)]
         images = self._augmented(indices, epoch, step) if self.augmentation else self._gathered(indices)
         return normalise(images, self.mean, self.std, self.data_format), self.image_set.labels[indices]
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
-        """The places in the set of the images of one step, int64 [B]."""
+        """The places in the set of the images of one step, int64 [B]; of all processes, where several share it."""
         return self._order(epoch)[self._part(step)]
 
     def choices(self, epoch: int, step: int) -> Choices:
-        """What chance decides for the images of one step."""
+        """What chance decides for the images of one step; of all processes, where several share it."""
         indices = self.indices(epoch, step)
         rng = _generator(self.seed, _AUGMENTATION, epoch, step)
         return draw_choices(self.sides, indices, epoch, rng, self.augmentation or Augmentation(), seed=self.seed)
@@ -105,7 +115,8 @@ class BatchLoader:
         return np.rint(255 * np.asarray(self.mean)).astype(np.uint8)
 
     def _augmented(self, indices: np.ndarray, epoch: int, step: int) -> np.ndarray:
-        choices = self.choices(epoch, step)
+        part, own = self._part(step), self._share(step)
+        choices = self.choices(epoch, step).of(slice(own.start - part.start, own.stop - part.start))
         if epoch and self._canvases:  # to make them takes as long as the padding of one epoch: not for a single one
             return self._canvases.augment(indices, choices, fill=self.fill)
         return augment(self._gathered(indices), choices, self.augmentation or Augmentation(), fill=self.fill)
@@ -126,7 +137,13 @@ class BatchLoader:
         """Which of an epoch's images, in its order, are those of one step."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step}: an epoch has {len(self)}, counted from 0")
-        return slice(step * self.batch_size, (step + 1) * self.batch_size)
+        return slice(step * self.batch_size, min((step + 1) * self.batch_size, len(self.image_set)))
+
+    def _share(self, step: int) -> slice:
+        """Which of them are this rank's."""
+        part = self._part(step)
+        own = share(part.stop - part.start, self.rank, self.ranks)
+        return slice(part.start + own.start, part.start + own.stop)
 
     def _order(self, epoch: int) -> np.ndarray:
         size = len(self.image_set)
@@ -153,6 +170,13 @@ class BatchLoader:
             raise RecipeError(
                 f"batch_size is {self.batch_size}, and drop_last leaves no batch of {shape[0]} images: "
                 f"make it {shape[0]} or less"
+            )
+        whole, rest = divmod(shape[0], self.batch_size)
+        least = self.batch_size if whole and (self.drop_last or not rest) else rest
+        if self.ranks > least:
+            raise RecipeError(
+                f"batch_size is {self.batch_size}: {self.ranks} processes cannot share a batch of {least}; "
+                "take larger batches, or fewer processes"
             )
         if not len(self.mean) == len(self.std) == shape[-1]:
             raise RecipeError(f"mean {self.mean}, std {self.std}: each needs {shape[-1]} numbers, one a channel")

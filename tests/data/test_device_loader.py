@@ -59,6 +59,13 @@ def test_batches_are_those_of_the_host_loader(count, height, width, batch_size, 
         assert_same_batch(device.batch(epoch, step), host.batch(epoch, step))
 
 
+def test_a_rank_has_its_share_of_a_batch():
+    options = {"augmentation": EVERYTHING, "shuffle": True, "ranks": 3, **CIFAR}
+    for rank in range(3):
+        host, device = (cls(image_set(), 5, rank=rank, **options) for cls in (BatchLoader, DeviceLoader))
+        assert_same_batch(device.batch(1, 1), host.batch(1, 1))
+
+
 def test_an_iteration_is_that_of_the_host_loader_from_any_step_on():
     host, device = (
         cls(image_set(23), 4, augmentation=EVERYTHING, shuffle=True, drop_last=True, **CIFAR)

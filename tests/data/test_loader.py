@@ -288,3 +288,34 @@ def test_batches_are_the_same_with_canvases_and_for_a_set_too_large_for_them(mon
             assert np.array_equal(loader.batch(epoch, step)[0], expected)
 
     assert ("_canvases" in vars(loader) and loader._canvases is not None) == kept_them
+
+
+@given(count=st.integers(1, 40), batch_size=st.integers(1, 12), ranks=st.integers(1, 5), drop_last=st.booleans())
+@settings(deadline=None, derandomize=True)
+def test_ranks_share_the_very_batches_of_one(count, batch_size, ranks, drop_last):
+    options = {"augmentation": EVERYTHING, "shuffle": True, "seed": 3, "prefetch": 0}
+    drop_last = drop_last and count >= batch_size
+    alone = BatchLoader(numbered(count), batch_size, drop_last=drop_last, **options)
+    try:
+        shared = [
+            BatchLoader(numbered(count), batch_size, drop_last=drop_last, rank=rank, ranks=ranks, **options)
+            for rank in range(ranks)
+        ]
+    except RecipeError as error:
+        assert min(len(labels) for _, labels in alone) < ranks and f"{ranks} processes cannot share" in str(error)
+        return
+    for epoch in range(2):  # the second is augmented from canvases
+        for step in range(len(alone)):
+            parts = [loader.batch(epoch, step) for loader in shared]
+            sizes = [len(part) for part in np.array_split(np.arange(len(alone.batch(epoch, step)[1])), ranks)]
+            assert [len(labels) for _, labels in parts] == sizes
+            together = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+            assert as_bytes([together]) == as_bytes([alone.batch(epoch, step)])
+
+
+def test_steps_can_be_dealt_out():
+    loader = BatchLoader(numbered(10), 2)
+    assert labels_of(loader.every(3)) == [0, 1, 6, 7] and labels_of(loader.every(3, 1)) == [2, 3, 8, 9]
+    loader.set_epoch(0, 2)
+    assert labels_of(loader.every(2, 1)) == [6, 7]
+    assert list(loader.every(7, 6)) == []

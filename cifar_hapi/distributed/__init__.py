@@ -1,0 +1,1 @@
+"""Training by several processes, on Paddle's own `paddle.distributed`."""

@@ -1,0 +1,65 @@
+"""Whether all processes train the same, and ending all where one is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cifar_hapi.distributed import ranks
+from cifar_hapi.errors import CifarHapiError, RunError
+
+
+@contextmanager
+def refused_together() -> Iterator[None]:
+    """What is refused inside in one process is refused in all, when all have come to its end.
+
+    Nothing inside may communicate. The first process raises its own error, or one that names the lowest rank that
+    has one; the error that the others raise has been told by the first one.
+    """
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # raised below; the others must not wait for this process in vain
+        own = error
+    told = ranks.gathered(_as_told(own))
+    if ranks.rank() == 0 and own is not None:
+        raise own
+    for rank, refusal in enumerate(told):
+        if refusal is not None:
+            kind, text = refusal
+            raise _refusal(kind, f"rank {rank}: {text}") from own
+
+
+def check_same(what: str, facts: Callable[[], dict[str, Any]]) -> None:
+    """Raise RunError, in all processes, where the `facts` of one are not those of the first.
+
+    what: of which they are, such as "recipe"; the error has it, the rank, and the first that differs.
+    """
+    if ranks.count() == 1:
+        return
+    found = ranks.gathered(facts())
+    for rank, theirs in enumerate(found):
+        differing = [key for key in {**found[0], **theirs} if theirs.get(key) != found[0].get(key)]
+        if differing:
+            key = differing[0]
+            more = f"; and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise _refusal(
+                RunError,
+                f"rank {rank}: another {what} than rank 0's: {key} is {theirs.get(key)!r}, there "
+                f"{found[0].get(key)!r}{more}; start all processes alike",
+            )
+
+
+def _refusal(kind: type[CifarHapiError], text: str) -> CifarHapiError:
+    """What all processes raise; the first one tells it."""
+    error = kind(text)
+    error.told = ranks.rank() > 0
+    return error
+
+
+def _as_told(error: Exception | None) -> tuple[type[CifarHapiError], str] | None:
+    if error is None:
+        return None
+    kind = type(error) if isinstance(error, CifarHapiError) else CifarHapiError
+    return kind, str(error) if isinstance(error, CifarHapiError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,162 @@
+"""Starting the processes that train together, by Paddle's launcher, and telling the user how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cifar_hapi.errors import RecipeError
+from cifar_hapi.hardware import usable_cores
+from cifar_hapi.runtime import require_paddle, users_threads
+
+_TERMINAL = "CIFAR_HAPI_TERMINAL"  # where the first process gets the launching one's standard output and error
+_PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def launch(arguments: list[str], processes: int, device: str = "auto") -> int:
+    """Run `cifar-hapi ARGUMENTS` in so many processes on this machine, until all have ended; the exit code.
+
+    What the first one prints goes where this one's output goes; the others print nothing, but where one fails its last
+    word is printed, with its rank. The processor's cores are shared out between them, unless the user has said how
+    many threads to take. SIGINT, SIGTERM and SIGHUP are passed on: the training is saved, and ends.
+
+    Raises RecipeError where Paddle has no launcher.
+    """
+    if sys.platform != "linux":
+        raise RecipeError(f"--nproc {processes}: Paddle trains by several processes on Linux, this is {sys.platform}")
+    require_paddle()
+    with tempfile.TemporaryDirectory(prefix="cifar-hapi-") as folder:  # the launcher writes the environment there, too
+        logs, terminal = Path(folder), Path(folder) / "terminal"
+        with _lent_terminal(terminal), (logs / "launcher").open("wb") as talk:
+            process = subprocess.Popen(
+                _command(arguments, processes, logs),
+                env=os.environ | _environment(processes, device) | {_TERMINAL: str(terminal)},
+                stdin=subprocess.DEVNULL,
+                stdout=talk,
+                stderr=talk,
+                start_new_session=True,  # Ctrl-C reaches it through this process alone
+            )
+            told = _wait(process)
+        code = process.returncode
+        if code and not told:
+            _show_failure(logs, processes)
+    if told and code:
+        return 128 + told
+    return code if 0 <= code < 128 else 1
+
+
+def is_first() -> bool:
+    """Whether this process, alone or the first of several, is the one that prints."""
+    return _rank() == 0
+
+
+def take_terminal() -> None:
+    """Make the output of the process that has launched this one its own, if this is the first of several."""
+    place = os.environ.pop(_TERMINAL, None)
+    if place is None or not is_first():
+        return
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(place)
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 2)
+    for number, descriptor in enumerate(descriptors, 1):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+
+
+def ended(code: int) -> int:
+    """`code`, which from now on no signal changes: the launcher ends all processes when one of them has failed."""
+    if "PADDLE_TRAINER_ID" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return code
+
+
+def _rank() -> int:
+    return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+
+
+def _command(arguments: list[str], processes: int, logs: Path) -> list[str]:
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+    return [*launcher, "--log_dir", str(logs), sys.executable, "-m", "cifar_hapi", *_without_nproc(arguments)]
+
+
+def _without_nproc(arguments: list[str]) -> list[str]:
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument != "--nproc" and not argument.startswith("--nproc="):
+            kept.append(argument)
+        skip = argument == "--nproc"
+    return kept
+
+
+def _environment(processes: int, device: str) -> dict[str, str]:
+    """What the processes find in their environment besides this one's."""
+    added = {"PYTHONUNBUFFERED": "1"}
+    if not users_threads():
+        added["MKL_NUM_THREADS"] = str(max(1, usable_cores() // processes))
+    if device == "cpu":
+        added["PADDLE_DISTRI_BACKEND"] = "gloo"
+    return added
+
+
+@contextlib.contextmanager
+def _lent_terminal(place: Path) -> Iterator[None]:
+    """Within it, the process that connects to the socket at `place` gets this one's standard output and error."""
+    with socket.socket(socket.AF_UNIX) as waiting:
+        waiting.bind(str(place))
+        waiting.listen(1)
+        threading.Thread(target=_lend, args=(waiting,), daemon=True).start()
+        yield
+        waiting.shutdown(socket.SHUT_RDWR)  # wakes the thread where nobody came
+
+
+def _lend(waiting: socket.socket) -> None:
+    with contextlib.suppress(OSError), waiting.accept()[0] as connection:
+        socket.send_fds(connection, [b"."], [1, 2])
+
+
+def _wait(process: subprocess.Popen[Any]) -> int:
+    """Wait for `process` and pass on what signals come; the first of them, or 0."""
+    told: list[int] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        told.append(number)
+        process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    try:
+        process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return told[0] if told else 0
+
+
+def _show_failure(logs: Path, processes: int) -> None:
+    """The last word of each process that has failed, but of the first one's, which has told it itself."""
+    # As Paddle's launcher logs it: "Container rank 1 status failed cmd [...] code -9 log ..."; a test has it do so.
+    talk = (logs / "launcher").read_text("utf-8", "replace")
+    killed = re.search(r"Container rank (\d+) status failed .* code -(\d+) ", talk)
+    if killed:
+        print(f"rank {killed[1]}: ended by {signal.Signals(int(killed[2])).name}", file=sys.stderr)
+    for rank in range(1, processes):
+        if last := _last_word(logs / f"workerlog.{rank}"):
+            print(f"rank {rank}: {last}", file=sys.stderr)
+
+
+def _last_word(log: Path) -> str:
+    """The line that says why a process has failed, "" where there is none."""
+    lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
+    errors = [line for line in lines if line.startswith("error: ")]
+    if not errors and any(line.startswith("Traceback ") for line in lines):
+        errors = [line for line in lines if line.strip()]
+    return errors[-1] if errors else ""

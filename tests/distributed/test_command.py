@@ -1,0 +1,120 @@
+"""`cifar-hapi train --nproc`: what is printed, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_training import TINY, small_fit
+
+from cifar_hapi import Run
+from cifar_hapi.cli import run_command
+from cifar_hapi.distributed import launching
+
+ROOT = Path(__file__).parents[2]
+QUICK = {**TINY, "data.source": "cifar10", "epochs": 1000, "batch_size": 100}
+OPTIONS = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Paddle's launcher with gloo is for Linux")
+
+
+def command(folder, small_cifar, *more, path=()):
+    """The command begun in an empty folder."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *path)))}
+    train = ["-m", "cifar_hapi", "train", "quick", "--data-dir", str(small_cifar), "--no-report", *OPTIONS]
+    return subprocess.Popen(
+        [sys.executable, *train, "--nproc", "2", "--run-dir", "run", *more],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@on_linux
+def test_sigterm_ends_in_a_checkpoint_and_the_first_rank_alone_is_seen(tmp_path, small_cifar):
+    training = command(tmp_path, small_cifar)
+    out = []
+    for line in training.stdout:
+        out.append(line)
+        if line.startswith("epoch 2/1000"):
+            training.send_signal(signal.SIGTERM)
+            break
+    rest, err = training.communicate(timeout=120)
+    assert training.returncode == 128 + signal.SIGTERM, err
+    assert [line.split()[0] for line in out].count("data") == 1
+    assert rest.splitlines()[-1] == "saved    `cifar-hapi resume run` goes on from here"
+    assert err == "\nsaving after this step\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    run = Run(tmp_path / "run")
+    assert (run.status, run.manifest["processes"]) == ("interrupted", 2)
+    assert int(run.checkpoints.names()[-1].removeprefix("step-")) > 10  # of 5 an epoch
+
+
+@on_linux
+def test_a_rank_that_is_killed_is_named(tmp_path, small_cifar):
+    (tmp_path / "site").mkdir()
+    killing = "import os\nif os.environ.get('PADDLE_TRAINER_ID') == '1':\n    os.kill(os.getpid(), 9)\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(killing)
+    training = command(tmp_path, small_cifar, path=[tmp_path / "site"])
+    out, err = training.communicate(timeout=120)
+    assert (training.returncode, out, err) == (1, "", "rank 1: ended by SIGKILL\n")
+
+
+def test_a_recipe_that_cannot_be_is_refused_before_anything_starts(monkeypatch, capsys):
+    monkeypatch.setattr(launching, "launch", None)
+    assert run_command(["train", "quik", "--nproc", "2"]) == 2
+    assert "did you mean quick?" in capsys.readouterr().err
+
+
+def test_other_systems_are_told_that_it_is_for_linux(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert run_command(["train", "quick", "--nproc", "2"]) == 2
+    assert "Paddle trains by several processes on Linux, this is darwin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--nproc", "2", "train", "quick"], ["train", "--nproc=2", "quick"]])
+def test_processes_are_not_to_start_others(arguments):
+    assert launching._without_nproc(arguments) == ["train", "quick"]
+
+
+@pytest.mark.parametrize(
+    ("said", "processes", "threads"),
+    [
+        ({}, 2, "4"),
+        ({}, 3, "2"),
+        ({}, 9, "1"),
+        ({"OMP_NUM_THREADS": "3"}, 2, None),
+        ({"MKL_NUM_THREADS": "3"}, 2, None),
+    ],
+)
+def test_cores_are_shared_out_unless_the_user_says_how_many_threads(monkeypatch, said, processes, threads):
+    monkeypatch.setattr(launching, "usable_cores", lambda: 8)
+    for name in ("FLAGS_paddle_num_threads", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert launching._environment(processes, "auto").get("MKL_NUM_THREADS") == threads
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("epoch 1\nerror: one\nerror: two\n\n", "error: two"),
+        ("Traceback (most recent call last):\n  x\nValueError: of old\n\n", "ValueError: of old"),
+        ("warning: of no weight\n", ""),
+    ],
+)
+def test_the_last_word_of_a_failed_rank(tmp_path, log, said):
+    (tmp_path / "workerlog.1").write_text(log)
+    assert launching._last_word(tmp_path / "workerlog.1") == said
+
+
+def test_one_process_never_communicates(tmp_path, small_cifar, monkeypatch):
+    for name in ("all_reduce", "broadcast", "all_gather_object", "init_parallel_env"):
+        monkeypatch.setattr(f"paddle.distributed.{name}", None)
+    assert small_fit(small_cifar, tmp_path / "run", epochs=1).manifest["processes"] == 1
