@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import json
-import os
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +13,11 @@ import paddle
 from paddle import nn
 
 from callbacks.durable import write_new_file
-from cifar_hapi.errors import CifarHapiError, RecipeError
+from cifar_hapi.errors import RecipeError
 from cifar_hapi.exporting import paddle_format
+from cifar_hapi.exporting.conversion import converted
 from cifar_hapi.exporting.network import INPUT, OUTPUT, Answer
 
-OPSET = 17  # of 2022: onnxruntime 1.12 and newer, OpenCV and TensorRT 8.5 know it
 _LIBRARIES = ("paddle2onnx", "onnx", "onnxruntime")
 
 
@@ -45,7 +40,7 @@ def write(network: nn.Layer, spec: paddle.static.InputSpec, folder: Path, facts:
     """Write `network` as `folder`/model.onnx, and `facts` into its metadata_props; what is no text, as JSON."""
     onnx = _library("onnx")
     with tempfile.TemporaryDirectory() as beside:
-        model = onnx.load_model_from_string(_converted(paddle_format.write(network, spec, Path(beside))))
+        model = onnx.load_model_from_string(converted(paddle_format.write(network, spec, Path(beside))))
     _name_ends(model)
     _remove_unused_constants(model)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
@@ -65,41 +60,6 @@ def open_model(file: Path) -> Answer:
         return session.run([OUTPUT], {INPUT: images})[0]
 
     return answer
-
-
-def _converted(program: Path) -> bytes:
-    """The bytes of the ONNX model.
-
-    Asked for bytes instead of a file, paddle2onnx leaves out its own optimisers: the default one, Polygraphy, is told
-    to install packages at run time. onnxruntime and its like fold constants as they load a model.
-    """
-    convert = _library("paddle2onnx").export
-    parameters = str(program.with_name("model.pdiparams"))
-    try:
-        with _silenced() as said:
-            model = convert(str(program), parameters, save_file=None, opset_version=OPSET, auto_upgrade_opset=False)
-    except Exception as error:  # paddle2onnx raises whatever follows from having no result
-        lines = [line for line in said.getvalue().splitlines() if "Failed to convert" in line]
-        told = lines[0].partition("Failed to convert")[2] if lines else f" the network: {error}"
-        raise CifarHapiError(f"not exported: paddle2onnx cannot convert{told}") from error
-    return bytes(model)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[io.StringIO]:
-    """Nothing is printed, by C++ neither; gives what Python would have printed."""
-    said = io.StringIO()
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            yield said
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _name_ends(model: Any) -> None:

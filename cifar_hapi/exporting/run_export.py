@@ -21,6 +21,7 @@ from cifar_hapi.data.normalisation import normalise
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.exporting import onnx_format, paddle_format
 from cifar_hapi.exporting.agreement import Agreement, compare
+from cifar_hapi.exporting.conversion import OPSET
 from cifar_hapi.exporting.metadata import facts_of
 from cifar_hapi.exporting.network import input_spec, network_to_export, taken
 from cifar_hapi.exporting.sample import Sample, sample_images
@@ -131,7 +132,7 @@ def _name(format: str, fold_bn: bool, uint8_input: bool, weights: str) -> str:
 def _origin(format: Format) -> dict[str, Any]:
     """The format, and what wrote it."""
     onnx = format == "onnx"
-    opset = onnx_format.OPSET if onnx else None
+    opset = OPSET if onnx else None
     return {
         "format": format,
         "opset": opset,
