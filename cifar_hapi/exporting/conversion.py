@@ -1,5 +1,4 @@
-"""Paddle's inference format to ONNX by paddle2onnx, in a process of its own: it ends the process that it runs in when
-it meets an operator that it does not know."""
+"""Paddle's inference format to ONNX by paddle2onnx, which ends its process at an operator that it does not know."""
 
 from __future__ import annotations
 
@@ -17,6 +16,15 @@ from cifar_hapi.errors import CifarHapiError
 
 OPSET = 17  # of 2022: onnxruntime 1.12 and newer, OpenCV and TensorRT 8.5 know it
 TIME_LIMIT = 600.0  # seconds; loading Paddle and converting ResNet-110 take 6 on an idle core
+_ARITHMETIC = {  # what Paddle 3 calls them: what the operators of Paddle 2 were called, after "elementwise_"
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "maximum": "max",
+    "minimum": "min",
+    "floordivide": "floordiv",
+    "remainder": "mod",
+}
 _CHILD = "cifar_hapi.exporting.conversion_child"
 
 
@@ -32,7 +40,7 @@ def converted(program: Path) -> bytes:
         done = subprocess.run(
             command,
             cwd=program.parent,  # where a core file would be left
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(place).resolve()) for place in sys.path)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -66,10 +74,17 @@ def _why(done: subprocess.CompletedProcess[str], program: Path) -> str:
 def _unknown_operators(program: Path) -> list[str]:
     """Of the operators of `program` those that are not on paddle2onnx's list."""
     native = importlib.import_module("paddle2onnx.paddle2onnx_cpp2py_export")
-    known = {*native.get_all_supported_operators_pir(), "data", "feed", "fetch"}
-    loaded = paddle.jit.load(str(program.with_suffix("")))
-    names = {operator.name() for operator in loaded.program().global_block().ops}
-    return sorted(name.removeprefix("pd_op.") for name in names if name.startswith("pd_op.") and name[6:] not in known)
+    known = {name.replace("_", "") for name in (*native.get_all_supported_operators_pir(), "data", "fetch")}
+    operators = paddle.jit.load(str(program.with_suffix(""))).program().global_block().ops
+    names = {name.removeprefix("pd_op.") for each in operators if (name := each.name()).startswith("pd_op.")}
+    return sorted(name for name in names if not known & _names_on_lists(name))
+
+
+def _names_on_lists(name: str) -> set[str]:
+    """What an operator is called on paddle2onnx's list, which has some names of Paddle 2; without underscores."""
+    plain = name.replace("_", "")
+    older = _ARITHMETIC.get(plain, plain)
+    return {plain, f"elementwise{older}", f"reduce{plain}", f"{plain}v2", f"{plain}2"}
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
