@@ -17,11 +17,11 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report test lint format smoke tutorial docs results bench clean
+.PHONY: help train resume evaluate report test lint format smoke tutorial docs results bench bench-inference clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1@/' | column -t -s@
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1@/' | column -t -s@
 
 train: $(INSTALLED)  ## train RECIPE= on DATA= for EPOCHS=, into RUN= (all optional; ARGS= for more)
 	@$(BIN)/cifar-hapi train $(RECIPE) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
@@ -66,6 +66,9 @@ bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goe
 		&& .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) numpy \
 		&& touch $(INSTALLED_TORCH); } || echo '$(TORCH) cannot be installed: its rows will say so' >&2
 	@$(foreach name,$(BENCH),$(if $(filter loader,$(name)),OMP_NUM_THREADS=1 )$(BIN)/python -m benchmarks.$(name) $(ARGS) &&) true
+
+bench-inference: BENCH := inference
+bench-inference: bench  ## throughput and latency of networks in use, beside ONNX and PyTorch (ARGS= goes to it)
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .venv-torch site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

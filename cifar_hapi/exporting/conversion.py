@@ -35,7 +35,8 @@ def converted(program: Path) -> bytes:
     and for what takes longer than `TIME_LIMIT`.
     """
     model = program.with_name("converted.onnx")
-    command = [sys.executable, "-m", _CHILD, program, program.with_name("model.pdiparams"), str(OPSET), model]
+    parameters = program.with_name("model.pdiparams")
+    command = [sys.executable, "-m", _CHILD, str(program), str(parameters), str(OPSET), str(model)]
     try:
         done = subprocess.run(
             command,
@@ -75,9 +76,10 @@ def _unknown_operators(program: Path) -> list[str]:
     """Of the operators of `program` those that are not on paddle2onnx's list."""
     native = importlib.import_module("paddle2onnx.paddle2onnx_cpp2py_export")
     known = {name.replace("_", "") for name in (*native.get_all_supported_operators_pir(), "data", "fetch")}
-    operators = paddle.jit.load(str(program.with_suffix(""))).program().global_block().ops
-    names = {name.removeprefix("pd_op.") for each in operators if (name := each.name()).startswith("pd_op.")}
-    return sorted(name for name in names if not known & _names_on_lists(name))
+    loaded = paddle.jit.load(str(program.with_suffix(""))).program()  # its operators do not keep it
+    names = {name for each in loaded.global_block().ops if (name := each.name()).startswith("pd_op.")}
+    plain = {name.removeprefix("pd_op.") for name in names}
+    return sorted(name for name in plain if not known & _names_on_lists(name))
 
 
 def _names_on_lists(name: str) -> set[str]:
