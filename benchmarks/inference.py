@@ -4,9 +4,9 @@
     python -m benchmarks.inference --networks resnet20 airbench@32 --contenders native onnx-int8
     python -m benchmarks.inference --json > inference.json
 
-Each contender is a process of its own that stays alive; they take turns, round by round, and the table shows medians and
-the 99th percentile of all timed answers. An answer begins with a NumPy array, float32 [N, 3, 32, 32], and ends with one
-of logits. Weights are fresh: speed does not depend on them. All have as many threads as there are usable cores.
+Each contender is a process of its own that stays alive; they take turns, round by round, and the table shows medians
+and the 99th percentile of all timed answers. An answer begins with a NumPy array, float32 [N, 3, 32, 32], and ends with
+one of logits. Weights are fresh: speed does not depend on them. All have as many threads as there are usable cores.
 """
 
 from __future__ import annotations
