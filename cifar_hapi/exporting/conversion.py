@@ -67,7 +67,7 @@ def _why(done: subprocess.CompletedProcess[str], program: Path) -> str:
         return told[1]
     if told := re.search(r"\[OP: (?:pd_op\.)?(\w+)\] *(.+)", done.stdout):
         return f"the operator {told[1]}: {told[2].strip().rstrip('.')}"
-    if unknown := _unknown_operators(program):
+    if "unsupported operators" in done.stdout and (unknown := _unknown_operators(program)):
         return f"the operator{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}"
     return f"the network: {_last_words(done)}"
 
@@ -79,14 +79,14 @@ def _unknown_operators(program: Path) -> list[str]:
     loaded = paddle.jit.load(str(program.with_suffix(""))).program()  # its operators do not keep it
     names = {name for each in loaded.global_block().ops if (name := each.name()).startswith("pd_op.")}
     plain = {name.removeprefix("pd_op.") for name in names}
-    return sorted(name for name in plain if not known & _names_on_lists(name))
+    return sorted(name for name in plain if not _is_listed(name, known))
 
 
-def _names_on_lists(name: str) -> set[str]:
-    """What an operator is called on paddle2onnx's list, which has some names of Paddle 2; without underscores."""
+def _is_listed(name: str, known: set[str]) -> bool:
+    """Whether paddle2onnx's list, which has some names of Paddle 2, has an operator; all without underscores."""
     plain = name.replace("_", "")
-    older = _ARITHMETIC.get(plain, plain)
-    return {plain, f"elementwise{older}", f"reduce{plain}", f"{plain}v2", f"{plain}2"}
+    others = {f"elementwise{_ARITHMETIC.get(plain, plain)}", f"reduce{plain}"}
+    return bool(known & others) or any(each.startswith(plain) for each in known)  # "flatten_contiguous_range"
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:

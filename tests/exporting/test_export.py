@@ -276,10 +276,15 @@ FORBIDDEN = """
 import os, socket, subprocess
 
 def forbidden(*given, **named):
-    os.write(2, b"forbidden")
     os._exit(99)
 
-subprocess.Popen = os.system = socket.socket.connect = forbidden
+def started(self, command, *given, **named):  # Paddle looks for programs as it is loaded
+    if "install" in str(command):
+        os._exit(99)
+    return start(self, command, *given, **named)
+
+start, subprocess.Popen.__init__ = subprocess.Popen.__init__, started
+os.system = socket.socket.connect = forbidden
 """
 
 
