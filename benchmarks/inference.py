@@ -144,15 +144,16 @@ def percentile_99(seconds: Sequence[float]) -> float:
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table; answers: how many the percentiles are of."""
+    """The table, and below it why contenders are absent; answers: how many the percentiles are of."""
     header = ["network", "contender", "batch", "images/s", "p50 ms", "p99 ms", "spread", "answers"]
-    return markdown_table(header, [_cells(row) for row in rows])
+    absent = [f"{row['network']}, {row['title']}: {row['missing']}" for row in rows if "missing" in row]
+    return "\n".join([markdown_table(header, [_cells(row) for row in rows]), *([""] if absent else []), *absent])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     cells = [row["network"], row["title"]]
     if "missing" in row:
-        return [*cells, "", row["missing"], "", "", "", ""]
+        return [*cells, "", "absent", "", "", "", ""]
     speed = row["images_per_second"]
     return [
         *cells,
