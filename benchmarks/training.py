@@ -44,7 +44,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.npz"
-        source = _save_images(images)
+        source = save_pixels(images, IMAGES)
         for network, batch_size in arguments.networks:
             found, on = measure(network, batch_size, images, arguments)
             print(show(found), file=sys.stderr)
@@ -201,8 +201,9 @@ def _number(speed: float) -> str:
     return f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}"
 
 
-def _save_images(path: Path) -> str:
-    source, found = labelled_images(IMAGES)
+def save_pixels(path: Path, count: int) -> str:
+    """Write `count` labelled images, normalised, to `path` for `load_batches`; where they are from."""
+    source, found = labelled_images(count)
     save_images(path, normalise(found.images, *channel_statistics(found.images), "NCHW"), found.labels)
     return source
 

@@ -327,6 +327,21 @@ def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options
 @click.option("--format", type=click.Choice(["paddle", "onnx"]), default="paddle", show_default=True)
 @click.option("--fold-bn", is_flag=True, help="Make batch norm a part of the convolutions.")
 @click.option("--uint8-input", is_flag=True, help="Take uint8 [N, H, W, 3] and normalise in the model.")
+@click.option("--int8", is_flag=True, help="Whole numbers of 8 bits, batch norm folded; needs the run's images.")
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Training images that int8 takes its ranges from.",
+)
+@click.option(
+    "--max-fall",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="Percentage points of top-1 that int8 may cost.",
+)
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="A new folder; by default in RUN/export/.")
 @_data_dir
 @_weights
@@ -338,6 +353,7 @@ def export(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> None
     \b
     Example:  cifar-hapi export
               cifar-hapi export runs/quick-20260101-120000 --format onnx --fold-bn --uint8-input
+              cifar-hapi export --format onnx --int8
     """
     check_run(run)
     prepare_process()

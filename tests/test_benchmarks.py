@@ -6,10 +6,12 @@ import argparse
 import sys
 
 import numpy as np
+import paddle
 import pytest
 
-from benchmarks import speedrun, timing
+from benchmarks import inference, speedrun, timing
 from benchmarks.growth import growth
+from benchmarks.inference_worker import by_dygraph, by_inference, by_onnx
 from benchmarks.optimizer import measured_rows
 from benchmarks.paddle_worker import multiply_adds, network_and_width, parameter_count
 from benchmarks.saved_batches import load_batches, save_images
@@ -249,3 +251,44 @@ def test_a_speedrun_is_compared_with_the_median_time_of_pytorch():
     assert "| `speed94`, bfloat16" in shown and "600 640 |" in shown and "94.00 94.20" in shown
     assert "0.52 of PyTorch's time" in shown
     assert "PyTorch is not installed" in speedrun.show({**found, "PyTorch": []}, "speed94")
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (7, 7), (100, 99), (101, 100), (1000, 990)])
+def test_the_99th_percentile_is_a_time_within_which_99_percent_came(count, expected):
+    seconds = list(range(count, 0, -1))
+    assert inference.percentile_99(seconds) == expected
+
+
+def test_answers_are_shown_by_contender_and_batch_and_the_absent_with_their_reason():
+    row = {"network": "resnet20", "contender": "onnx", "title": "ONNX"}
+    rows = [
+        row | {"batch_size": 32} | inference.figures([0.1, 0.2, 0.3], 32),
+        {"network": "resnet20", "contender": "torch", "title": "PyTorch", "missing": "not installed"},
+    ]
+    shown = inference.show(rows).splitlines()
+    assert [cell.strip() for cell in shown[2].split("|")[1:-1]] == [
+        *("resnet20", "ONNX", "32", "160", "200.00", "300.00", "50 %", "3")
+    ]
+    assert "absent" in shown[3] and shown[-1] == "resnet20, PyTorch: not installed"
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1", "1025"])
+def test_a_batch_that_cannot_be_is_refused(text):
+    assert inference.batch_size("1024") == 1024
+    with pytest.raises(argparse.ArgumentTypeError, match="expected 1 to 1024 images"):
+        inference.batch_size(text)
+
+
+@pytest.mark.parametrize("program", ["dygraph", "inference", "onnx"])
+def test_every_program_answers_as_the_network_does(tmp_path, program):
+    arguments = argparse.Namespace(engine="native", precision="float32", threads=1, fold_bn=program == "onnx")
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    network = build_network("resnet20", width=2)
+    network.eval()
+    expected = network(paddle.to_tensor(images)).numpy()
+    by = {"dygraph": by_dygraph, "inference": by_inference, "onnx": by_onnx}[program]
+    try:
+        answer = by(network, arguments)
+    except Unavailable as why:
+        pytest.skip(str(why))
+    np.testing.assert_allclose(answer(images), expected, rtol=1e-3, atol=1e-4)

@@ -43,6 +43,7 @@ def make(*arguments, folder=ROOT, **environment):
         (["test", "ARGS=-k loader"], "bin/python -m pytest -n 2 --dist loadfile -k loader"),
         (["bench"], "python -m benchmarks.training &&"),
         (["bench", "BENCH=loop training", "ARGS=--json"], "python -m benchmarks.loop --json && "),
+        (["bench-inference", "ARGS=--rounds 1"], "bin/python -m benchmarks.inference --rounds 1 &&"),
         (["train"], "pip install --quiet --disable-pip-version-check -e '.[cpu]'"),
         (["test"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'"),
         (["docs"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev,docs]'"),

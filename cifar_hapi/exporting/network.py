@@ -61,17 +61,20 @@ def network_to_export(run: Run, trained: nn.Layer, pixels: np.ndarray, fold_bn: 
     network.eval()
     if fold_bn:
         network = fold_batch_norm(network, taken(run, pixels[:2], uint8_input=False)).model
-    _replace_pads(network)
+    without_padding(network)
     whole = FromPixels(network, run.data) if uint8_input else network
     whole.eval()
     return whole
 
 
-def _replace_pads(network: nn.Layer) -> None:
+def without_padding(network: nn.Layer) -> nn.Layer:
+    """`network`, in which `ZeroChannels` now stand for `PadShortcut`s."""
     for layer in network.sublayers(include_self=True):
         for name, child in layer.named_children():
             if isinstance(child, PadShortcut):
                 setattr(layer, name, ZeroChannels(child))
+    network.eval()  # for the new ones
+    return network
 
 
 def input_spec(run: Run, uint8_input: bool) -> paddle.static.InputSpec:

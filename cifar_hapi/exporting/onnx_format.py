@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import json
-import os
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,89 +12,64 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from callbacks.durable import write_new_file
-from cifar_hapi.errors import CifarHapiError, RecipeError
+from callbacks.durable import write_file
+from cifar_hapi.errors import RecipeError
 from cifar_hapi.exporting import paddle_format
+from cifar_hapi.exporting.conversion import converted
 from cifar_hapi.exporting.network import INPUT, OUTPUT, Answer
 
-OPSET = 17  # of 2022: onnxruntime 1.12 and newer, OpenCV and TensorRT 8.5 know it
 _LIBRARIES = ("paddle2onnx", "onnx", "onnxruntime")
 
 
-def check_libraries() -> None:
+def check_libraries(int8: bool = False) -> None:
     """Raise ImportError where the extra is not installed, RecipeError where this Paddle is too old for it."""
     if paddle.__version__.startswith("2."):
         raise RecipeError(
             f"format = 'onnx': paddle2onnx 2 needs Paddle 3, this is {paddle.__version__}; "
             "take --format paddle, or install a newer Paddle"
         )
-    for name in _LIBRARIES:
-        _library(name)
+    for name in (*_LIBRARIES, *(["onnxruntime.quantization"] if int8 else [])):
+        library(name)
 
 
 def library_versions() -> dict[str, str]:
-    return {name: str(_library(name).__version__) for name in _LIBRARIES}
+    return {name: str(library(name).__version__) for name in _LIBRARIES}
 
 
 def write(network: nn.Layer, spec: paddle.static.InputSpec, folder: Path, facts: dict[str, Any]) -> Path:
     """Write `network` as `folder`/model.onnx, and `facts` into its metadata_props; what is no text, as JSON."""
-    onnx = _library("onnx")
+    onnx = library("onnx")
     with tempfile.TemporaryDirectory() as beside:
-        model = onnx.load_model_from_string(_converted(paddle_format.write(network, spec, Path(beside))))
+        model = onnx.load_model_from_string(converted(paddle_format.write(network, spec, Path(beside))))
     _name_ends(model)
     _remove_unused_constants(model)
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-    onnx.helper.set_model_props(model, texts)
-    onnx.checker.check_model(model, full_check=True)
     file = folder / "model.onnx"
-    write_new_file(file, model.SerializeToString())
+    save(model, facts, file)
     return file
 
 
-def open_model(file: Path) -> Answer:
-    """The model as a program elsewhere would load it, on the CPU."""
-    runtime = _library("onnxruntime")
-    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+def save(model: Any, facts: dict[str, Any], file: Path) -> None:
+    """Write an onnx.ModelProto to `file`, `facts` being its metadata_props; what is no text, as JSON."""
+    onnx = library("onnx")
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model, full_check=True)
+    write_file(file, model.SerializeToString())
+
+
+def open_model(model: Path | bytes, threads: int | None = None) -> Answer:
+    """The model as a program elsewhere would load it, on the CPU; None lets onnxruntime choose the threads."""
+    runtime = library("onnxruntime")
+    options = runtime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    given = model if isinstance(model, bytes) else str(model)
+    session = runtime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
     def answer(images: np.ndarray) -> np.ndarray:
         return session.run([OUTPUT], {INPUT: images})[0]
 
     return answer
-
-
-def _converted(program: Path) -> bytes:
-    """The bytes of the ONNX model.
-
-    Asked for bytes instead of a file, paddle2onnx leaves out its own optimisers: the default one, Polygraphy, is told
-    to install packages at run time. onnxruntime and its like fold constants as they load a model.
-    """
-    convert = _library("paddle2onnx").export
-    parameters = str(program.with_name("model.pdiparams"))
-    try:
-        with _silenced() as said:
-            model = convert(str(program), parameters, save_file=None, opset_version=OPSET, auto_upgrade_opset=False)
-    except Exception as error:  # paddle2onnx raises whatever follows from having no result
-        lines = [line for line in said.getvalue().splitlines() if "Failed to convert" in line]
-        told = lines[0].partition("Failed to convert")[2] if lines else f" the network: {error}"
-        raise CifarHapiError(f"not exported: paddle2onnx cannot convert{told}") from error
-    return bytes(model)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[io.StringIO]:
-    """Nothing is printed, by C++ neither; gives what Python would have printed."""
-    said = io.StringIO()
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            yield said
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _name_ends(model: Any) -> None:
@@ -121,7 +91,8 @@ def _remove_unused_constants(model: Any) -> None:
             model.graph.node.remove(node)
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """A module of the extra. Raises ImportError, which says what to install, where it is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

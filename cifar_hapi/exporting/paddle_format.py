@@ -23,10 +23,12 @@ def write(network: nn.Layer, spec: paddle.static.InputSpec, folder: Path) -> Pat
     return program
 
 
-def open_model(program: Path) -> Answer:
-    """The model as a program elsewhere would load it, on the CPU."""
+def open_model(program: Path, threads: int | None = None) -> Answer:
+    """The model as a program elsewhere would load it, on the CPU; Paddle takes one thread unless told."""
     config = inference.Config(str(program), str(program.with_name("model.pdiparams")))
     config.disable_glog_info()
+    if threads is not None:
+        config.set_cpu_math_library_num_threads(threads)
     predictor = inference.create_predictor(config)
     entry = predictor.get_input_handle(predictor.get_input_names()[0])
     result = predictor.get_output_handle(predictor.get_output_names()[0])

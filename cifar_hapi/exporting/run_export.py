@@ -21,9 +21,11 @@ from cifar_hapi.data.normalisation import normalise
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.exporting import onnx_format, paddle_format
 from cifar_hapi.exporting.agreement import Agreement, compare
+from cifar_hapi.exporting.conversion import OPSET
+from cifar_hapi.exporting.int8 import CALIBRATION_IMAGES, MAX_FALL, Int8, check_options, make_int8
 from cifar_hapi.exporting.metadata import facts_of
 from cifar_hapi.exporting.network import input_spec, network_to_export, taken
-from cifar_hapi.exporting.sample import Sample, sample_images
+from cifar_hapi.exporting.sample import Sample, own_data, sample_images
 from cifar_hapi.loading import Weights, load
 from cifar_hapi.run import Run
 from cifar_hapi.runtime import paddle_session, versions
@@ -36,13 +38,15 @@ class Export:
     """What `export` wrote; as text, a few lines.
 
     path: the folder. files: what is in it: the model, its parameters where they are apart, metadata.json. metadata:
-    what that says. agreement: how the model, loaded again, compares with the run's network.
+    what that says. agreement: how the model, loaded again, compares with the run's network; of an int8 export, the
+    float32 model that it was made of. int8: how these two compare, None of others.
     """
 
     path: Path
     files: tuple[Path, ...]
     metadata: dict[str, Any]
     agreement: Agreement
+    int8: Int8 | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for programs."""
@@ -57,7 +61,8 @@ class Export:
             *(("", f"{file.name}, {file.stat().st_size / 1e6:.2f} MB") for file in self.files),
             ("input", f"{entry['dtype']} [{shape}], {entry['values']}"),
             ("top-1", known or "not evaluated"),
-            ("agrees", str(self.agreement)),
+            *(self.int8.rows() if self.int8 else ()),
+            ("agrees", ("before int8, " if self.int8 else "") + str(self.agreement)),
             ("on", "{}, in batches of {} and {}".format(self.agreement.images, *self.agreement.batch_sizes)),
         ]
         return "\n".join(f"{label:9}{text}" for label, text in rows)
@@ -69,6 +74,9 @@ def export(
     format: Format = "paddle",
     fold_bn: bool = False,
     uint8_input: bool = False,
+    int8: bool = False,
+    calibration_images: int = CALIBRATION_IMAGES,
+    max_fall: float = MAX_FALL,
     out: str | Path | None = None,
     weights: Weights = "latest",
     data_dir: str | Path | None = None,
@@ -79,7 +87,10 @@ def export(
     "onnx" (model.onnx; needs the extra `onnx` and Paddle 3). The model takes any number of images of the size that the
     recipe says and gives logits, float32 [N, C]. fold_bn: batch norm becomes part of the convolutions. uint8_input: it
     takes uint8 [N, H, W, 3] and normalises itself; else float32 [N, 3, H, W], normalised by the run's mean and standard
-    deviation. It is float32 and channels first, whatever the recipe says. out: a new folder, by default RUN/export/
+    deviation. It is float32 and channels first, whatever the recipe says. int8: an ONNX model, batch norm folded, in
+    whole numbers of 8 bits (`quantisation.quantise`), whose ranges are those of `calibration_images` training images;
+    input and logits stay what they are. This needs the run's own images: both models see all its test images, and
+    top-1 must not fall by more than `max_fall` percentage points. out: a new folder, by default RUN/export/
     and a name that tells the options. data_dir: where the run's test images are looked for.
 
     The files are written beside `out`, loaded by paddle.inference or onnxruntime, and compared with the run's network
@@ -89,49 +100,58 @@ def export(
     Raises RecipeError for options that cannot be and a folder that is there already, RunError for a run or weights that
     can't be used, ImportError where the extra is missing, DataError where test images are not in `data_dir`, and
     CifarHapiError, leaving nothing behind, where logits differ by more than 0.001, as a share of the largest logit if
-    that is above 1.
+    that is above 1, or int8 costs too much accuracy.
     """
     run = run if isinstance(run, Run) else Run(run)
-    target = _checked(run, format, out, _name(format, fold_bn, uint8_input, weights))
+    fold_bn = fold_bn or int8
+    target = _checked(run, format, int8, out, _name(format, fold_bn, uint8_input, int8, weights))
+    check_options(calibration_images, max_fall)
     with paddle_session("cpu"):
         trained = load(run, weights, engine="native").network
         sample = sample_images(run, data_dir)
+        data = own_data(run, data_dir) if int8 else None
         network = network_to_export(run, trained, sample.pixels, fold_bn, uint8_input)
         own = _own_logits(run, trained, sample)
         facts = {**facts_of(run, weights, uint8_input, fold_bn), **_origin(format)}
         with _new_folder(target) as folder:
             spec = input_spec(run, uint8_input)
             if format == "onnx":
-                answer = onnx_format.open_model(onnx_format.write(network, spec, folder, facts))
+                file = onnx_format.write(network, spec, folder, facts)
+                answer = onnx_format.open_model(file)
             else:
                 answer = paddle_format.open_model(paddle_format.write(network, spec, folder))
             found = compare(own, answer, taken(run, sample.pixels, uint8_input), sample.source)
-            metadata = {**facts, "agreement": found.to_dict()}
+            metadata, cost = {**facts, "agreement": found.to_dict()}, None
+            if data is not None:
+                cost = make_int8(file, run, data, facts, uint8_input, calibration_images, max_fall)
+                metadata |= {"accuracy": cost.accuracy, "int8": cost.to_dict()}
             write_new_file(folder / "metadata.json", (json.dumps(metadata, indent=1) + "\n").encode())
-    return Export(target, tuple(sorted(target.iterdir())), metadata, found)
+    return Export(target, tuple(sorted(target.iterdir())), metadata, found, cost)
 
 
-def _checked(run: Run, format: str, out: str | Path | None, name: str) -> Path:
+def _checked(run: Run, format: str, int8: bool, out: str | Path | None, name: str) -> Path:
     """The folder to write; what cannot be is told before anything is read."""
     if format not in ("paddle", "onnx"):
         raise RecipeError(f"format = {format!r}: expected paddle or onnx")
+    if int8 and format != "onnx":
+        raise RecipeError("int8 is for ONNX alone; add --format onnx")
     target = run.path / "export" / name if out is None else Path(out)
     if target.exists() or target.is_symlink():
         raise RecipeError(f"{target}: exists already; remove it, or name another folder with --out")
     if format == "onnx":
-        onnx_format.check_libraries()
+        onnx_format.check_libraries(int8)
     return target
 
 
-def _name(format: str, fold_bn: bool, uint8_input: bool, weights: str) -> str:
-    options = {"folded": fold_bn, "uint8": uint8_input, "best": weights == "best"}
+def _name(format: str, fold_bn: bool, uint8_input: bool, int8: bool, weights: str) -> str:
+    options = {"int8": int8, "folded": fold_bn and not int8, "uint8": uint8_input, "best": weights == "best"}
     return "-".join([format, *(option for option, asked in options.items() if asked)])
 
 
 def _origin(format: Format) -> dict[str, Any]:
     """The format, and what wrote it."""
     onnx = format == "onnx"
-    opset = onnx_format.OPSET if onnx else None
+    opset = OPSET if onnx else None
     return {
         "format": format,
         "opset": opset,

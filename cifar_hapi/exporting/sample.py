@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_hapi.data.pixels import Pixels
 from cifar_hapi.data.resize import resize
-from cifar_hapi.data.sources import is_on_disk, open_data
+from cifar_hapi.data.sources import Data, is_on_disk, open_data
 from cifar_hapi.data.synthetic import draw
 from cifar_hapi.errors import DataError
 from cifar_hapi.recorded_data import declared_again
@@ -33,7 +32,7 @@ def sample_images(run: Run, data_dir: str | Path | None = None, count: int = COU
     """
     size = run.recipe.data.image_size
     try:
-        found = _test_images(run, data_dir)
+        found = own_data(run, data_dir, parts=("test",)).test.images
     except DataError as error:
         if data_dir is not None:
             raise
@@ -43,11 +42,17 @@ def sample_images(run: Run, data_dir: str | Path | None = None, count: int = COU
     return Sample(resize(found[places], size), f"{len(places)} test images of {run.data.name}")
 
 
-def _test_images(run: Run, data_dir: str | Path | None) -> Pixels:
+def own_data(run: Run, data_dir: str | Path | None = None, parts: tuple[str, ...] = ("train", "test")) -> Data:
+    """The data of the run, of which `parts` are what it recorded.
+
+    Nothing is downloaded. Raises DataError where they are not on this machine, or others.
+    """
     declared, name = declared_again(run, data_dir=data_dir), run.data.name
     if not is_on_disk(declared):
         raise DataError(f"{name} is not on this machine; cifar-hapi data fetch {name} downloads it")
-    test = open_data(declared, run.recipe.seed).test
-    if test.sha256() != run.data.parts["test"].sha256:
-        raise DataError(f"{name}: not the test images that run {run.path} recorded")
-    return test.images
+    found = open_data(declared, run.recipe.seed)
+    for part in parts:
+        if getattr(found, part).sha256() != run.data.parts[part].sha256:
+            words = {"train": "training", "test": "test"}[part]
+            raise DataError(f"{name}: not the {words} images that run {run.path} recorded")
+    return found

@@ -18,11 +18,12 @@ from callbacks.checkpoint_folder import Saved
 from cifar_hapi import export, load
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
-from cifar_hapi.exporting import run_export
-from cifar_hapi.exporting.onnx_format import OPSET
+from cifar_hapi.exporting import onnx_format, run_export
+from cifar_hapi.exporting.conversion import OPSET, converted
 from cifar_hapi.loading import build_declared_network
 from cifar_hapi.networks import network_names
 
+pytestmark = pytest.mark.usefixtures("converted_here")
 PADDLE_2 = paddle.__version__.startswith("2.")
 needs_onnx = pytest.mark.skipif(PADDLE_2, reason="paddle2onnx 2 needs Paddle 3")
 each_format = pytest.mark.parametrize("format", ["paddle", pytest.param("onnx", marks=needs_onnx)])
@@ -271,12 +272,37 @@ def test_other_test_images_than_the_recorded_are_not_called_the_runs(small_cifar
     assert "cifar10: not the test images that run" in export(run, out=tmp_path / "out").agreement.images
 
 
+FORBIDDEN = """
+import os, socket, subprocess
+
+def forbidden(*given, **named):
+    os._exit(99)
+
+def started(self, command, *given, **named):  # Paddle looks for programs as it is loaded
+    if "install" in str(command):
+        os._exit(99)
+    return start(self, command, *given, **named)
+
+start, subprocess.Popen.__init__ = subprocess.Popen.__init__, started
+os.system = socket.socket.connect = forbidden
+"""
+
+
 @each_format
 def test_nothing_is_installed_reached_over_the_network_or_printed(run, tmp_path, monkeypatch, capfd, format):
+    started = subprocess.Popen
+
+    def converting(command, **named):
+        assert command[1:3] == ["-m", "cifar_hapi.exporting.conversion_child"] and not named.get("shell")
+        return started(command, **named)
+
     def forbidden(*given, **named):
         raise AssertionError(f"called with {given}")
 
-    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    monkeypatch.setattr(onnx_format, "converted", converted)  # in a process of its own, as users have it
+    (tmp_path / "sitecustomize.py").write_text(FORBIDDEN)  # which the child imports as it starts
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", converting)
     monkeypatch.setattr("os.system", forbidden)
     monkeypatch.setattr(socket.socket, "connect", forbidden)
     monkeypatch.delenv("POLYGRAPHY_AUTOINSTALL_DEPS", raising=False)
@@ -304,13 +330,21 @@ def test_without_the_extra_it_says_what_to_install(run, tmp_path, monkeypatch, l
 
 
 @needs_onnx
-def test_what_paddle2onnx_cannot_convert_is_told_in_one_line(run, tmp_path, monkeypatch):
-    def failing(*given, **named):
-        print("2026-01-01 [ERROR]\tFailed to convert PaddlePaddle model: no such operator.")
-        return unknown  # noqa: F821  # as paddle2onnx 2.1.0 does
+def test_what_cannot_be_converted_leaves_nothing(run, tmp_path, monkeypatch):
+    def failing(program):
+        raise CifarHapiError("not exported: paddle2onnx cannot convert the operator erfinv")
 
-    monkeypatch.setattr("paddle2onnx.export", failing)
-    message = "^not exported: paddle2onnx cannot convert PaddlePaddle model: no such operator.$"
-    with pytest.raises(CifarHapiError, match=message):
-        export(run, format="onnx", out=tmp_path / "out")
+    monkeypatch.setattr("cifar_hapi.exporting.onnx_format.converted", failing)
+    with pytest.raises(CifarHapiError, match="the operator erfinv"):
+        export(run, format="onnx", out=tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_onnx
+def test_int8_without_what_it_needs_says_what_to_install(run, tmp_path, monkeypatch):
+    for name in [each for each in sys.modules if each.startswith("onnxruntime.quantization")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match=r"^ONNX export needs ml_dtypes: pip install 'cifar-hapi\[onnx\]'$"):
+        export(run, format="onnx", int8=True, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
