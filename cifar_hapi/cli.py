@@ -46,7 +46,8 @@ def run_command(arguments: list[str]) -> int:
     except (CifarHapiError, ArithmeticError, ImportError, OSError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        if not getattr(error, "told", False):
+        told = getattr(error, "told", isinstance(error, ArithmeticError))  # a loss that is no number is that of all
+        if is_first() or not told:
             click.echo(f"error: {error}", err=True)
         return getattr(error, "exit_code", 1)
 

@@ -59,6 +59,7 @@ class Model(paddle.Model):
     metrics: Sequence[Any] = ()
     scaler: Any = None
     _counting_on = False
+    _images = 0  # of the last batch, of all processes
     _callbacks: Sequence[Callback] = ()
     _after_training: dict[str, Any] | None = None
     ending = 0  # by which signal all processes have agreed to end; see callbacks/processes.py
@@ -183,7 +184,7 @@ class Model(paddle.Model):
             _updated(metric, outputs, targets)
         images = len(inputs[0])
         step = over_all(images, [float(loss) for loss in losses], self.metrics, before, self._told())
-        self.images, self.ending, self.share = step.images, step.ending, images / step.images
+        self._images, self.ending, self.share = step.images, step.ending, images / step.images
         self._descend(paddle.add_n(losses) * self.share, update)
         return step
 
@@ -267,7 +268,7 @@ class Model(paddle.Model):
             calls.on_batch_begin("train", step, {})
             inputs, labels = inputs_and_labels(self, batch)
             result = self.train_batch(inputs, labels, update=pace.updates(step, steps))
-            size = len(inputs[0]) if ranks.count() == 1 else self.images
+            size = len(inputs[0]) if ranks.count() == 1 else self._images
             self._count_loss(result, size)
             loss = {"batch_loss": self._mean.last, "step": step, "batch_size": size}
             calls.on_batch_end("train", step, {**self._metrics_now(), **loss})

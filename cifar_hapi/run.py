@@ -183,6 +183,9 @@ class FollowedRun(Run):
     def save_evaluation(self, evaluation: dict[str, Any]) -> None:
         pass
 
+    def _is_held(self) -> bool:
+        return True
+
 
 @contextmanager
 def followed_run(

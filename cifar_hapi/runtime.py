@@ -183,6 +183,13 @@ def machine() -> dict[str, Any]:
     return {"system": platform.platform(), "cpu": cpu().name, "cores": usable_cores(), "threads": threads()}
 
 
+def check_device(device: str, processes: int = 1) -> None:
+    """Raise RecipeError for a device that cannot be had, or that not each of so many processes can have."""
+    _chosen_device(device)
+    if processes > 1 and device.startswith("gpu:"):
+        raise RecipeError(f"device {device!r}: {processes} processes take a GPU each; say gpu")
+
+
 def _chosen_device(device: str) -> str:
     import paddle
 

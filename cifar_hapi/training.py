@@ -54,7 +54,7 @@ from cifar_hapi.recipe import Recipe, by_key, overrides_by_key
 from cifar_hapi.report.after_training import written_report
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
 from cifar_hapi.run import Run, followed_run, free_run_path, new_run_path, resumed_run, started_run
-from cifar_hapi.runtime import Setting, apply_settings, machine, paddle_session, slowed_by, versions
+from cifar_hapi.runtime import Setting, apply_settings, check_device, machine, paddle_session, slowed_by, versions
 
 _IMAGES_TO_WHITEN = 2000  # of 961 patches each
 
@@ -111,9 +111,10 @@ def fit(
     check_same("installation", versions)
     with refused_together():
         check_declared_network(recipe.network)
+        check_device(device, ranks.count())
         planned = _planned(recipe, run_dir, resume, allow_changes) if writes else None
-    earlier, path = ranks.of_the_first(planned)
-    if earlier and is_complete(earlier, recipe):
+    earlier, path, complete = ranks.of_the_first(planned)
+    if earlier and complete:
         terminal.say_complete(talk, earlier)
         earlier.model = load(earlier)
         return earlier
@@ -160,18 +161,21 @@ def fit(
         )
         result = {key: found[key] for key in ("images", "loss", "top1", "top5", "step")}
         run.update(result=result, peak_memory=peak_memory())
+    run.manifest = ranks.of_the_first(run.manifest)
     if writes:
         page = written_report(run, images.test) if report else ""
         terminal.summarise(talk, run, page)
     return run
 
 
-def _planned(recipe: Recipe, run_dir: str | Path | None, resume: bool, allow_changes: bool) -> tuple[Run | None, Path]:
-    """The run to go on with, if any, and where the training writes."""
+def _planned(
+    recipe: Recipe, run_dir: str | Path | None, resume: bool, allow_changes: bool
+) -> tuple[Run | None, Path, bool]:
+    """The run to go on with, if any; where the training writes; and whether nothing is left to do."""
     earlier = begun_run(run_dir, recipe, allow_changes) if resume else None
-    return earlier, new_run_path(recipe.name) if run_dir is None else Path(run_dir) if earlier else free_run_path(
-        run_dir
-    )
+    if earlier:
+        return earlier, earlier.path, is_complete(earlier, recipe)
+    return None, new_run_path(recipe.name) if run_dir is None else free_run_path(run_dir), False
 
 
 def _opened(recipe: Recipe, progress: bool) -> Data:

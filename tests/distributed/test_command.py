@@ -14,6 +14,8 @@ from small_training import TINY, small_fit
 from cifar_hapi import Run
 from cifar_hapi.cli import run_command
 from cifar_hapi.distributed import launching
+from cifar_hapi.errors import RecipeError
+from cifar_hapi.runtime import check_device
 
 ROOT = Path(__file__).parents[2]
 QUICK = {**TINY, "data.source": "cifar10", "epochs": 1000, "batch_size": 100}
@@ -75,6 +77,14 @@ def test_other_systems_are_told_that_it_is_for_linux(monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert run_command(["train", "quick", "--nproc", "2"]) == 2
     assert "Paddle trains by several processes on Linux, this is darwin" in capsys.readouterr().err
+
+
+def test_several_processes_cannot_share_one_gpu(monkeypatch):
+    monkeypatch.setattr("cifar_hapi.runtime._chosen_device", lambda device: device)
+    check_device("gpu:1")
+    check_device("gpu", 2)
+    with pytest.raises(RecipeError, match="2 processes take a GPU each; say gpu"):
+        check_device("gpu:1", 2)
 
 
 @pytest.mark.parametrize("arguments", [["--nproc", "2", "train", "quick"], ["train", "--nproc=2", "quick"]])

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_training import small_fit, write_small_cifar
+from small_training import write_small_cifar
 
 from callbacks import read_history
 from cifar_hapi import Run
-from tests.launched.trainings import OPTIONS, whole
+from tests.launched.trainings import interrupted, resumed, whole
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "launched" / "trainings.py"
@@ -32,6 +32,7 @@ def folders(tmp_path_factory):
     losses = []
     whole(folders[1], losses)
     (folders[1] / "rank-0.json").write_text(json.dumps({"losses": losses}))
+    interrupted(folders[2], "of one")
     for count in (2, 4):
         launch(count, folders[count])
     return folders
@@ -122,13 +123,22 @@ def test_running_statistics_are_the_first_ranks(folders):
 
 def test_a_run_of_two_processes_goes_on_in_one(folders):
     """It was interrupted after step 6 of 8."""
-    path = folders[2] / "interrupted"
+    begun = Run(folders[2] / "of two")
     assert [each["interrupted"] for each in seen(folders, 2)] == ["interrupted"] * 2
-    assert Run(path).status == "interrupted" and Run(path).checkpoints.names()[-1] == "step-00000006"
-    run = small_fit(folders[2] / "data", path, resume=True, **OPTIONS | {"checkpoint.every_steps": 6})
-    assert (run.status, run.manifest["processes"], run.manifest["earlier"][0]["processes"]) == ("finished", 1, 2)
+    assert begun.status == "interrupted" and begun.checkpoints.names()[-1] == "step-00000006"
+    assert_as_if_never_interrupted(resumed(folders[2], "of two"), folders, processes=[2, 1])
+
+
+def test_a_run_of_one_process_goes_on_in_two(folders):
+    assert [each["resumed"] for each in seen(folders, 2)] == ["finished"] * 2
+    assert_as_if_never_interrupted(Run(folders[2] / "of one"), folders, processes=[1, 2])
+
+
+def assert_as_if_never_interrupted(run, folders, processes):
+    assert [each["processes"] for each in (*run.manifest["earlier"], run.manifest)] == processes
     straight = read_history(folders[1] / "whole" / "history.jsonl")
-    for key in ("loss", "acc", "eval_loss", "eval_acc"):
+    assert run.status == "finished" and len(run.history) == len(straight)
+    for key in ("step", "loss", "acc", "eval_loss", "eval_acc"):
         assert run.history[-1][key] == pytest.approx(straight[-1][key], rel=1e-5)
 
 

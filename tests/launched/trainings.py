@@ -32,6 +32,7 @@ OPTIONS = {
     "engine": "onednn",
     "precision": "float32",
 }
+SAVING = {**OPTIONS, "checkpoint.every_steps": 6}
 
 
 class InterruptedAt(Callback):
@@ -63,14 +64,17 @@ def with_norm(folder: Path):
     return small_fit(data_of(folder), folder / "norm", **{**OPTIONS, **norm, **stopping})
 
 
-def interrupted(folder: Path) -> str:
+def interrupted(folder: Path, name: str) -> str:
     """A training that ends in its second epoch; what became of it."""
-    options = {**OPTIONS, "checkpoint.every_steps": 6}
     try:
-        small_fit(data_of(folder), folder / "interrupted", callbacks=[InterruptedAt(6)], **options)
+        small_fit(data_of(folder), folder / name, callbacks=[InterruptedAt(6)], **SAVING)
     except KeyboardInterrupt:
         return "interrupted"
     return "finished"
+
+
+def resumed(folder: Path, name: str):
+    return small_fit(data_of(folder), folder / name, resume=True, **SAVING)
 
 
 def refusals(folder: Path) -> dict[str, str]:
@@ -115,7 +119,8 @@ def main(folder: Path) -> None:
         seen["statistics"] = [
             norm_tensors(norm)["running_mean"].tolist() for norm in norm_layers(normed.model.network).values()
         ]
-        seen["interrupted"] = interrupted(folder)
+        seen["interrupted"] = interrupted(folder, "of two")
+        seen["resumed"] = resumed(folder, "of one").status
         seen["refusals"] = refusals(folder)
     seen["written"] = [path for path in written if path.startswith(str(folder))]
     (folder / f"rank-{rank}.json").write_text(json.dumps(seen))
