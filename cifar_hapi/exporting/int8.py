@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cifar_hapi.data.image_set import ImageSet
+from cifar_hapi.data.pixels import Pixels
 from cifar_hapi.data.resize import resize
 from cifar_hapi.data.sources import Data
 from cifar_hapi.errors import CifarHapiError, RecipeError
@@ -136,7 +137,7 @@ def _check(found: Int8, max_fall: float) -> None:
         )
 
 
-def _batches(run: Run, pixels: np.ndarray, uint8_input: bool) -> Iterator[np.ndarray]:
+def _batches(run: Run, pixels: Pixels, uint8_input: bool) -> Iterator[np.ndarray]:
     """`pixels` as the model takes them, some at a time."""
     for start in range(0, len(pixels), _BATCH):
         sized = resize(pixels[start : start + _BATCH], run.recipe.data.image_size)
