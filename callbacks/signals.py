@@ -1,4 +1,4 @@
-"""Ending a training at the next step when the process is told to go."""
+"""Ending what is under way, such as the step of a training, before the process goes when it is told to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class SignalWatch:
     In a thread other than the main one, and for signals that the process ignores, nothing changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, said: bytes = _SAID) -> None:
+        """said: what standard error is told at the first signal."""
+        self._said = said
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -42,4 +44,4 @@ class SignalWatch:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self.stop()
-        os.write(2, _SAID)
+        os.write(2, self._said)

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cifar_hapi.data.decoding import FORMATS, Undecodable, decode_image, pillow_warnings
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.errors import DataError, RecipeError
 
-# What Pillow decodes by itself and knows by its first bytes: no EPS (runs Ghostscript), no TGA (takes all).
-FORMATS = {
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "JPEG2000": (".jp2", ".j2k"),
-    "PNG": (".png", ".apng"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
 EXTENSIONS = frozenset(extension for extensions in FORMATS.values() for extension in extensions)
-
-# What Pillow raises on damaged files: what 540,000 mutated ones raised, and what else its decoders can.
-_DAMAGED = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +54,14 @@ def read_image_folder(folder: Path, image_size: int = 32, test_fraction: float =
 def read_image(path: Path, image_size: int) -> np.ndarray:
     """The image as uint8 [image_size, image_size, 3], RGB, upright as its EXIF orientation says.
 
-    The shorter side is scaled to `image_size` (bicubic, antialiased) and the centre is cut out. Transparent
-    parts are laid over white; of 16-bit grey the upper 8 bits are kept; of an animation the first frame.
-    Raises DataError for files that are missing, damaged, of no known format, or larger than Pillow's
-    `Image.MAX_IMAGE_PIXELS`.
+    See `decode_image`. Raises DataError for files that are missing, damaged, of no known format, or larger than
+    Pillow's `Image.MAX_IMAGE_PIXELS`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata, once an image
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=tuple(FORMATS)) as image:
-                image.draft("RGB", (2 * image_size, 2 * image_size))  # JPEG: decodes photos 4.6 times as fast
-                upright = _to_rgb(ImageOps.exif_transpose(image))
-            return np.array(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{path}: not an image of a known format ({', '.join(FORMATS)}); repair or remove the file"
-        ) from error
-    except _DAMAGED as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as an image: {reason}; repair or remove the file") from error
+        with pillow_warnings():
+            return decode_image(path, image_size)
+    except Undecodable as error:
+        raise DataError(f"{path}: {error}; repair or remove the file") from error
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -162,20 +122,6 @@ def _draw_test(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         is_test[members[:count]] = True
     return is_test
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
-    if image.mode.startswith("I"):  # 16 bits, as "I;16" or in 32-bit integers; convert("RGB") would clip at 255
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("pixels of more than 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _list(folder: Path) -> list[Path]:
