@@ -35,7 +35,6 @@ _DAMAGED = (
     ArithmeticError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
 
@@ -73,6 +72,9 @@ def decode_image(
         return np.array(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
     except UnidentifiedImageError as error:
         raise UnknownFormat(f"not an image of a known format ({', '.join(formats)})") from error
+    except Image.DecompressionBombError as error:
+        few = f"cannot be read as an image: {error}" if most_pixels is None else f"has more than {most_pixels:,} pixels"
+        raise TooManyPixels(few) from error
     except _DAMAGED as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise Undecodable(f"cannot be read as an image: {reason}") from error

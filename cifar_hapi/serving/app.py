@@ -18,7 +18,7 @@ from cifar_hapi.serving.batching import Batcher
 from cifar_hapi.serving.body import BodyReceiver, Gone
 from cifar_hapi.serving.facts import RunFacts, Served
 from cifar_hapi.serving.guard import FAILED
-from cifar_hapi.serving.multipart import BrokenMultipart, Part, boundary_of, parts_of
+from cifar_hapi.serving.multipart import BrokenMultipart, Part, TooManyParts, boundary_of, parts_of
 from cifar_hapi.serving.options import ServingOptions
 from cifar_hapi.serving.refusal import Refusal
 
@@ -129,13 +129,13 @@ def _images(content_type: str, body: bytes, most: int) -> list[Part]:
     if kind != "multipart/form-data":
         raise Refusal(415, "send images as multipart/form-data, or one image as image/png or its like")
     try:
-        parts = parts_of(body, boundary_of(content_type), most + 1)
+        parts = parts_of(body, boundary_of(content_type), most)
     except BrokenMultipart as error:
         raise Refusal(400, f"the request is broken: {error}") from None
+    except TooManyParts:
+        raise Refusal(413, f"the request holds more than {most} images; send them in several") from None
     if not parts:
         raise Refusal(400, "the request holds no image")
-    if len(parts) > most:
-        raise Refusal(413, f"the request holds more than {most} images; send them in several")
     return parts
 
 

@@ -28,6 +28,10 @@ class BrokenMultipart(ValueError):
     """Why a body is no multipart/form-data."""
 
 
+class TooManyParts(ValueError):
+    """There are more than are allowed."""
+
+
 def boundary_of(content_type: str) -> bytes:
     """The boundary that the header names. Raises BrokenMultipart for one that names none."""
     found = _BOUNDARY.search(content_type)
@@ -37,12 +41,12 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def parts_of(body: bytes, boundary: bytes, most: int) -> list[Part]:
-    """All parts, in their order. Raises BrokenMultipart for a body that is none, or has more than `most`."""
+    """All parts, in their order. Raises BrokenMultipart for a body that is none, TooManyParts for more than `most`."""
     pieces = (b"\r\n" + body).split(b"\r\n--" + boundary, most + 2)
     if len(pieces) == 1:
         raise BrokenMultipart("the boundary that its content type names is not in it")
     if len(pieces) > most + 2:  # what is before the first, and what is after the last
-        raise BrokenMultipart(f"it has more than {most} parts")
+        raise TooManyParts
     return list(_parts(pieces[1:]))
 
 
@@ -52,8 +56,10 @@ def _parts(pieces: list[bytes]) -> Iterator[Part]:
         if piece.startswith(b"--"):
             return
         padding, end, rest = piece.partition(b"\r\n")
-        if not end or padding.strip(b" \t"):
+        if padding.strip(b" \t"):
             raise BrokenMultipart("a boundary in it does not end its line")
+        if not end:
+            break
         yield _part(rest)
     raise BrokenMultipart("it ends before its last boundary")
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import uvicorn
+from PIL import Image
 
 from callbacks.signals import SignalWatch
 from cifar_hapi.loading import Weights
@@ -49,6 +50,7 @@ def prepared_server(
         decoders = ThreadPoolExecutor(options.decoders, "decoder")
         stack.callback(decoders.shutdown, cancel_futures=True)
         stack.enter_context(_quiet_pillow())
+        Image.init()  # loads the formats' modules, which would be the first image's time
         answering = Answering(options, image_side(run), admission, decoders, batcher)
         app = create_app(served, options, answering, batcher)
         guard = Guard(app, {address.host, *allow_hosts}, address.any)
