@@ -13,6 +13,8 @@ from cifar_hapi.serving.classifier import image_side
 from cifar_hapi.serving.options import ServingOptions
 from cifar_hapi.serving.upload import FORMATS
 
+_GENERATED = "This network was trained on generated images: what it says of photos means nothing."
+
 
 class Accuracy(BaseModel):
     """What the weights reached on test images, each seen once."""
@@ -57,7 +59,7 @@ def facts_of(run: Run, weights: Weights, options: ServingOptions) -> Served:
         "weights": weights,
         "step": checkpoint_step(run, weights),
         "data": data.name,
-        "note": data.note,
+        "note": _GENERATED if data.name == "synthetic" else data.note,
         "accuracy": None if accuracy is None else Accuracy(**accuracy),
     }
     return Served(

@@ -95,7 +95,8 @@ def test_health_and_the_description_need_nothing_from_elsewhere(port):
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"), [("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css"), ("/icon.svg", "image/svg+xml")]
+    ("path", "kind"),
+    [("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css"), ("/icon.svg", "image/svg+xml")],
 )
 def test_the_page_is_files_of_this_server_alone(port, path, kind):
     found = asked(port, path)
@@ -181,7 +182,9 @@ def test_of_several_images_the_wrong_one_is_named(port, images):
     assert found.content["error"].startswith("bad��<b>.png (image 2 of 3): cannot be read as an image")
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("PUT", "/predict", 405), ("GET", "/predict", 405), ("GET", "/x", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("PUT", "/predict", 405), ("GET", "/predict", 405), ("GET", "/x", 404)]
+)
 def test_other_paths_and_methods_are_refused(port, method, path, status):
     found = asked(port, path, method=method)
     assert found.status == status and found.content["error"]
@@ -327,6 +330,8 @@ def test_a_failure_of_ours_is_told_on_the_terminal_and_hidden_from_strangers(run
 
 def test_a_pipelined_request_is_answered_in_its_turn(port, images):
     data = encoded(images[0])
-    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(data)
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(
+        data
+    )
     found = sent_raw(port, (head + data) * 2 + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert found.count(b"HTTP/1.1 200 OK") == 3 and json.loads(found[found.rindex(b"{") :])["status"] == "ok"

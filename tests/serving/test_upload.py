@@ -21,7 +21,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 FILES = {
     "png": encoded(PHOTO),
     "png with alpha": encoded(Image.fromarray(PHOTO).convert("RGBA")),
-    "png of 16 bits": encoded(Image.fromarray((PHOTO[..., 0].astype("uint16") * 257))),
+    "png of 16 bits": encoded(Image.fromarray(PHOTO[..., 0].astype("uint16") * 257)),
     "jpeg": encoded(PHOTO, "JPEG"),
     "progressive jpeg": encoded(PHOTO, "JPEG", progressive=True),
     "cmyk jpeg": encoded(Image.fromarray(PHOTO).convert("CMYK"), "JPEG"),

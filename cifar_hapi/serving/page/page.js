@@ -2,7 +2,7 @@
 // Sends images to /predict, one a request, and shows what comes back. Text of others is only ever set as text.
 
 const AT_ONCE = 4; // requests; the server makes one batch of what comes together
-const MOST_FILES = 50;
+const MOST_FILES = 50; // sent together, and shown
 const TEN = 10;
 const byId = (name) => document.getElementById(name);
 let served = null;
@@ -49,6 +49,7 @@ async function show(files) {
   if (files.length > MOST_FILES) told(`These are ${files.length} files; the first ${MOST_FILES} are sent.`);
   const waiting = [...files].slice(0, MOST_FILES).map((file) => [file, begunCard(file)]);
   byId("answers").prepend(...waiting.map(([, card]) => card));
+  [...byId("answers").children].slice(MOST_FILES).forEach(forget);
   const next = async () => {
     for (let entry = waiting.shift(); entry; entry = waiting.shift()) await answer(...entry);
   };
@@ -63,8 +64,7 @@ async function answer(file, card) {
     complete(card, found, performance.now() - begun);
     byId("status").textContent = `${name}: ${found.class}, ${percent(found.probabilities[found.class])}`;
   } catch (error) {
-    card.remove();
-    URL.revokeObjectURL(card.source);
+    forget(card);
     told(error.message.startsWith(name) ? error.message : `${name}: ${error.message}`);
   }
 }
@@ -85,11 +85,16 @@ function begunCard(file) {
   return Object.assign(made("article", { className: "answer" }, head, pictures), { source });
 }
 
+function forget(card) {
+  card.remove();
+  URL.revokeObjectURL(card.source);
+}
+
 function complete(card, found, milliseconds) {
   const shares = Object.entries(found.probabilities).sort((one, other) => other[1] - one[1]);
   const side = served?.image_size ?? 32;
   const seen = made("img", { src: found.seen, alt: `The same at ${side} by ${side} pixels, as the network saw it` });
-  card.querySelector("h2").replaceWith(made("h2", {}, `${found.class} ${percent(found.probabilities[found.class])}`));
+  card.querySelector("h2").replaceWith(made("h2", {}, `${found.class}, ${percent(found.probabilities[found.class])}`));
   card.querySelector(".pictures").append(
     made("figure", { className: "seen" }, seen, made("figcaption", {}, `as the network saw it, ${side} × ${side}`)));
   card.append(bars(shares), made("p", { className: "quiet" }, timings(found, milliseconds)));
@@ -116,9 +121,10 @@ function bars(shares) {
 
 function row([name, share]) {
   const bar = made("div", { className: "bar" });
+  const track = made("div", { className: "track" }, bar);
   bar.style.width = `${100 * share}%`;
   const head = made("th", { scope: "row" }, name);
-  const drawn = made("td", {}, bar);
+  const drawn = made("td", {}, track);
   drawn.setAttribute("aria-hidden", "true");
   return made("tr", {}, head, drawn, made("td", { className: "share" }, percent(share)));
 }
