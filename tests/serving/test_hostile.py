@@ -46,12 +46,6 @@ class Program:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1000
 
-    def ended(self, number):
-        """Exit code and what it said after a signal."""
-        self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, said
-
 
 def heed_ctrl_c():
     """Where the tests run in the background, shells have their children ignore SIGINT."""
@@ -80,21 +74,21 @@ def damaged_files(draw):
     return bytes(content[: draw(st.integers(0, len(content)))])
 
 
+MULTIPART = "multipart/form-data; boundary=between"
 KINDS = st.sampled_from(
-    ["multipart/form-data; boundary=between", "multipart/form-data", "image/png", "application/json", "text/plain", ""]
+    [MULTIPART] * 6 + ["image/png"] * 2 + ["multipart/form-data", "application/json", "text/plain", ""]
 )
 BODIES = st.one_of(
     st.binary(max_size=300),
     damaged_files(),
+    st.just(multipart(("a.png", GOOD))),
     damaged_files().map(lambda content: multipart(("a.png", content))),
     st.tuples(damaged_files(), st.integers(0, 400)).map(lambda each: multipart(("a", each[0]), ("b", GOOD))[: each[1]]),
     st.integers(30, 40).map(lambda count: multipart(*[("x", b"")] * count)),
 )
-PATHS = st.sampled_from(
-    ["/predict"] * 6 + ["/", "/run", "/healthz", "/nothing", "/predict?seen=x", "/%2e%2e/etc", "//"]
-)
-METHODS = st.sampled_from(["POST"] * 6 + ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "HEAD", "BREW"])
-HOSTS = st.sampled_from(["localhost"] * 9 + ["evil.example", "[", "a b", "\x7f"])
+PATHS = st.sampled_from(["/predict"] * 14 + ["/", "/run", "/nothing", "/predict?seen=x", "/%2e%2e/etc", "//"])
+METHODS = st.sampled_from(["POST"] * 14 + ["GET", "PUT", "DELETE", "OPTIONS", "HEAD", "BREW"])
+HOSTS = st.sampled_from(["localhost"] * 17 + ["evil.example", "[", "a b"])
 
 
 def test_600_requests_whose_content_is_wrong_are_answered_in_one_sentence(program):
@@ -191,34 +185,25 @@ def test_64_clients_at_once_lose_nothing_and_memory_stays(program, run, images):
 
 
 def test_large_images_take_memory_once(program):
-    large = encoded(Image.new("RGB", (5000, 4000), "red"))  # 20 million pixels: as many as are allowed
-    assert predicted(program.port, ("a.png", large)).status == 200
+    large = encoded(Image.new("L", (5000, 4000)))  # 20 million pixels: as many as are allowed
+    assert predicted(program.port, ("a.png", large), ("b.png", large)).status == 200
     before = program.memory
-    for _ in range(4):
-        assert predicted(program.port, ("a.png", large), ("b.png", large)).status == 200
+    assert predicted(program.port, ("a.png", large), ("b.png", large)).status == 200
+    for _ in range(20):
         assert predicted(program.port, ("a.png", encoded(Image.new("1", (5001, 4000))))).status == 413
-    assert program.memory - before < 250  # two of them are decoded at once, 80 MB each
+    assert program.memory - before < 100
 
 
-def test_it_has_said_where_it_is_and_nothing_else_and_ends_as_it_is_told(program, run):
+def test_it_says_where_it_is_and_after_ctrl_c_answers_what_has_been_asked(program, run):
     assert program.first == f"run {run.path} is served at http://127.0.0.1:{program.port}/ (Ctrl-C ends it)\n"
-    code, said = program.ended(signal.SIGTERM)
-    assert (code, said) == (143, "\nanswering what has been asked; once more ends it at once\n")
-
-
-def test_ctrl_c_answers_what_has_been_asked(run):
-    program = Program(run, "--max-batch", "1", "--quiet")
-    assert program.first == f"http://127.0.0.1:{program.port}/\n"
-    head = POST + b"Content-Length: %d\r\n\r\n" % len(GOOD)
-    with (
-        socket.create_connection(("127.0.0.1", program.port), timeout=SECONDS) as open_request,
-        socket.create_connection(("127.0.0.1", program.port)),
-    ):
-        open_request.sendall(head + GOOD[:10])
+    place = ("127.0.0.1", program.port)
+    with socket.create_connection(place, timeout=SECONDS) as asking, socket.create_connection(place):
+        asking.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD[:10])
         assert well(program)  # by then the first is being received
         program.process.send_signal(signal.SIGINT)
-        assert program.process.stderr.readline() + program.process.stderr.readline() != ""
-        open_request.sendall(GOOD[10:])
-        assert open_request.recv(15) == b"HTTP/1.1 200 OK"
-        _, said = program.process.communicate(timeout=SECONDS)
-    assert program.process.returncode == 130 and said == "\ninterrupted\n"
+        said = program.process.stderr.readline() + program.process.stderr.readline()
+        asking.sendall(GOOD[10:])
+        assert asking.recv(15) == b"HTTP/1.1 200 OK"
+        out, more = program.process.communicate(timeout=SECONDS)
+    assert program.process.returncode == 130 and out == ""
+    assert said + more == "\nanswering what has been asked; once more ends it at once\n\ninterrupted\n"
