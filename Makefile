@@ -10,6 +10,7 @@ INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
 INSTALLED_DOCS := $(INSTALLED)-docs
 INSTALLED_REPORT := $(INSTALLED)-report
+INSTALLED_SERVE := $(INSTALLED)-serve
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
@@ -17,11 +18,11 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report test lint format smoke tutorial docs results bench clean
+.PHONY: help train resume evaluate report serve test lint format smoke tutorial docs results bench bench-serving clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1@/' | column -t -s@
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1@/' | column -t -s@
 
 train: $(INSTALLED)  ## train RECIPE= on DATA= for EPOCHS=, into RUN= (all optional; ARGS= for more)
 	@$(BIN)/cifar-hapi train $(RECIPE) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
@@ -35,6 +36,9 @@ evaluate: $(INSTALLED)  ## evaluate RUN= (the newest if absent) on the whole tes
 
 report: $(INSTALLED_REPORT)  ## write a page about RUN= (the newest if absent; several with ARGS="--out FILE")
 	@$(BIN)/cifar-hapi report $(RUN) $(ARGS)
+
+serve: $(INSTALLED_SERVE)  ## a page and an API for RUN= (the newest if absent) at http://127.0.0.1:8000 (ARGS="--port N")
+	@$(BIN)/cifar-hapi serve $(RUN) --device $(DEVICE) $(ARGS)
 
 test: $(INSTALLED_DEV)  ## run the tests (ARGS= goes to pytest)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -67,6 +71,9 @@ bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goe
 		&& touch $(INSTALLED_TORCH); } || echo '$(TORCH) cannot be installed: its rows will say so' >&2
 	@$(foreach name,$(BENCH),$(if $(filter loader,$(name)),OMP_NUM_THREADS=1 )$(BIN)/python -m benchmarks.$(name) $(ARGS) &&) true
 
+bench-serving: $(INSTALLED_DEV)  ## requests a second of the server, by clients (ARGS="--run RUN" and more)
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .venv-torch site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -85,6 +92,10 @@ $(INSTALLED_DOCS): $(PACKAGING)
 
 $(INSTALLED_REPORT): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
+	@touch $@
+
+$(INSTALLED_SERVE): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)serve]' $(PADDLE)
 	@touch $@
 
 comma := ,
