@@ -39,7 +39,8 @@ class Address:
 
     def bound(self) -> socket.socket:
         """A socket that listens there. Raises CifarHapiError where the port is taken."""
-        found = socket.socket(self.family, socket.SOCK_STREAM)
+        # Told its protocol, or asyncio would leave Nagle's algorithm on: 40 ms for each answer on a kept connection.
+        found = socket.socket(self.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if os.name == "posix":  # a server that has just ended does not keep the port; elsewhere two could have it
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

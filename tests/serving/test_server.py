@@ -16,6 +16,7 @@ from asked_server import asked, encoded, multipart, predicted, sent_raw, served
 from PIL import Image
 
 from cifar_hapi import predict
+from cifar_hapi.serving.protocol import GuardedProtocol
 
 
 def shares(prediction):
@@ -335,3 +336,16 @@ def test_a_pipelined_request_is_answered_in_its_turn(port, images):
     )
     found = sent_raw(port, (head + data) * 2 + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert found.count(b"HTTP/1.1 200 OK") == 3 and json.loads(found[found.rindex(b"{") :])["status"] == "ok"
+
+
+def test_kept_connections_do_not_wait_for_acknowledgements(monkeypatch, run):
+    seen, honest = [], GuardedProtocol.connection_made
+
+    def made(self, transport):
+        seen.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        honest(self, transport)
+
+    monkeypatch.setattr(GuardedProtocol, "connection_made", made)
+    with served(run, batch=1) as port:
+        asked(port, "/healthz")
+    assert seen and all(seen)
