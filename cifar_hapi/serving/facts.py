@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -22,7 +23,6 @@ class Accuracy(BaseModel):
     top1: float = Field(description="Share of the images that were classified rightly")
     images: int
     data: str
-    note: str
 
 
 class RunFacts(BaseModel):
@@ -58,9 +58,9 @@ def facts_of(run: Run, weights: Weights, options: ServingOptions) -> Served:
         "recipe": recipe.name,
         "weights": weights,
         "step": checkpoint_step(run, weights),
-        "data": data.name,
-        "note": _GENERATED if data.name == "synthetic" else data.note,
-        "accuracy": None if accuracy is None else Accuracy(**accuracy),
+        "data": Path(data.name).name,  # of a folder, not where it is on this machine
+        "note": _GENERATED if data.name == "synthetic" else "",
+        "accuracy": accuracy and Accuracy(**accuracy | {"data": Path(accuracy["data"]).name}),
     }
     return Served(
         **about,

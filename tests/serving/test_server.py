@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import socket
 import threading
 import time
@@ -15,7 +16,8 @@ import pytest
 from asked_server import asked, encoded, multipart, predicted, sent_raw, served
 from PIL import Image
 
-from cifar_hapi import predict
+from cifar_hapi import Run, ServingOptions, predict
+from cifar_hapi.serving.facts import facts_of
 from cifar_hapi.serving.protocol import GuardedProtocol
 
 
@@ -71,6 +73,15 @@ def test_the_run_and_its_accuracy_are_told_as_recorded(port, run, images):
     assert about["accuracy"]["top1"] == run.evaluation["without_views"]["top1"]  # images are seen once here
     assert about["accuracy"]["images"] == 120
     assert asked(port, "/run").content["class_names"] == list(run.data.class_names)
+
+
+def test_strangers_do_not_learn_where_images_are_on_this_machine(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    of_folder = Run(tmp_path / "run")
+    of_folder.update(data=of_folder.manifest["data"] | {"name": "/home/someone/pets", "note": "left out: /home/x.png"})
+    of_folder.save_evaluation(of_folder.evaluation | {"data": "/home/someone/pets"})
+    found = facts_of(of_folder, "latest", ServingOptions())
+    assert found.data == found.accuracy.data == "pets" and "home" not in found.model_dump_json()
 
 
 def test_timings_are_those_of_the_request(port, images):

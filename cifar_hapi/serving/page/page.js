@@ -41,7 +41,7 @@ async function begin() {
 function aboutRun() {
   const accuracy = served.accuracy;
   const right = accuracy ? `, ${percent(accuracy.top1, 2)} right of ${accuracy.images.toLocaleString("en")} test images` : "";
-  return `Run ${served.name}: ${served.network}, trained on ${served.data}, ${served.class_names.length} classes${right}.`;
+  return `Run ${served.name}: ${served.network}, trained on ${served.data === "synthetic" ? "generated images" : served.data}, ${served.class_names.length} classes${right}.`;
 }
 
 async function show(files) {
@@ -123,7 +123,7 @@ function row([name, share]) {
   const bar = made("div", { className: "bar" });
   const track = made("div", { className: "track" }, bar);
   bar.style.width = `${100 * share}%`;
-  const head = made("th", { scope: "row" }, name);
+  const head = made("th", { scope: "row", className: name.length > 24 ? "long" : "" }, name);
   const drawn = made("td", {}, track);
   drawn.setAttribute("aria-hidden", "true");
   return made("tr", {}, head, drawn, made("td", { className: "share" }, percent(share)));
