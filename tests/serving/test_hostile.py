@@ -171,13 +171,13 @@ def test_64_clients_at_once_lose_nothing_and_memory_stays(program, run, images):
     def client(number):
         """The largest difference to what `predict` says of the client's own image."""
         file = ("a.png", encoded(images[number]))
-        found = [predicted(program.port, file).content["images"][0]["probabilities"] for _ in range(6)]
+        found = [predicted(program.port, file).content["images"][0]["probabilities"] for _ in range(4)]
         return max(np.abs(np.array(list(each.values())) - expected[number]).max() for each in found)
 
     with ThreadPoolExecutor(64) as clients:
         assert max(clients.map(client, range(64))) < 1e-6  # other images differ by a thousand times that
         before = program.memory
-        for _ in range(3):
+        for _ in range(2):
             assert max(clients.map(client, range(64))) < 1e-6
     assert np.abs(expected[1:] - expected[:-1]).max(axis=1).min() > 1e-5
     assert program.memory - before < 16

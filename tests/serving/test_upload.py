@@ -125,7 +125,7 @@ def damaged(draw):
     return bytes(content)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(damaged(), st.binary(max_size=100), st.binary(max_size=60).map(lambda data: FILES["gif"][:13] + data)))
 def test_whatever_is_sent_is_pixels_or_a_refusal(content):
     try:
