@@ -11,6 +11,7 @@ INSTALLED_DEV := $(INSTALLED)-dev
 INSTALLED_DOCS := $(INSTALLED)-docs
 INSTALLED_REPORT := $(INSTALLED)-report
 INSTALLED_RELEASE := $(INSTALLED)-release
+INSTALLED_SERVE := $(INSTALLED)-serve
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 # What is compared with lives in an environment of its own.
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
@@ -18,7 +19,8 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report test lint format smoke tutorial docs results audit dist bench bench-inference bench-store clean
+.PHONY: help train resume evaluate report serve test lint format smoke tutorial docs results audit dist bench bench-inference \
+	bench-serving bench-store clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,6 +38,9 @@ evaluate: $(INSTALLED)  ## evaluate RUN= (the newest if absent) on the whole tes
 
 report: $(INSTALLED_REPORT)  ## write a page about RUN= (the newest if absent; several with ARGS="--out FILE")
 	@$(BIN)/cifar-hapi report $(RUN) $(ARGS)
+
+serve: $(INSTALLED_SERVE)  ## a page and an API for RUN= (the newest if absent) at http://127.0.0.1:8000 (ARGS="--port N")
+	@$(BIN)/cifar-hapi serve $(RUN) --device $(DEVICE) $(ARGS)
 
 test: $(INSTALLED_DEV)  ## run the tests (ARGS= goes to pytest)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -77,6 +82,9 @@ bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goe
 bench-inference: BENCH := inference
 bench-inference: bench  ## throughput and latency of networks in use, beside ONNX and PyTorch (ARGS= goes to it)
 
+bench-serving: $(INSTALLED_DEV)  ## requests a second of the server, by clients (ARGS="--run RUN" and more)
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
 bench-store: $(INSTALLED)  ## memory of a process that goes through a gigabyte of pixels, mapped and not (ARGS= goes to it)
 	@$(BIN)/python -m benchmarks.store $(ARGS)
 
@@ -102,6 +110,10 @@ $(INSTALLED_REPORT): $(INSTALLED)
 
 $(INSTALLED_RELEASE): $(INSTALLED_DEV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)dev$(comma)release]' $(PADDLE)
+	@touch $@
+
+$(INSTALLED_SERVE): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)serve]' $(PADDLE)
 	@touch $@
 
 comma := ,

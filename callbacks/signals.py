@@ -1,4 +1,4 @@
-"""Ending a training at the next step when the process is told to go."""
+"""Ending what is under way, such as the step of a training, before the process goes when it is told to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class SignalWatch:
     SIGKILL to what has not ended after 30.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, said: bytes = _SAID) -> None:
+        """said: what standard error is told at the first signal."""
+        self._said = said
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -52,4 +54,4 @@ class SignalWatch:
         self.received = number
         self.stop()
         if is_writer():
-            os.write(2, _SAID if is_alone() else _SAID_TO_ALL)
+            os.write(2, self._said if is_alone() else _SAID_TO_ALL)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cifar_hapi.recipe import Recipe
     from cifar_hapi.run import Run
     from cifar_hapi.saving import save_as_run
+    from cifar_hapi.serving.launch import serve
+    from cifar_hapi.serving.options import ServingOptions
     from cifar_hapi.training import fit
 
 _HOMES = {
@@ -45,6 +47,7 @@ _HOMES = {
     "RecipeError": "errors",
     "Run": "run",
     "RunError": "errors",
+    "ServingOptions": "serving.options",
     "Training": "batch_norm.observation",
     "accelerate": "engine",
     "convert_sync_batch_norm": "batch_norm.synchronisation",
@@ -59,6 +62,7 @@ _HOMES = {
     "predict": "prediction",
     "recalibrate": "batch_norm.recalibration",
     "save_as_run": "saving",
+    "serve": "serving.launch",
 }
 
 __all__ = [
@@ -76,6 +80,7 @@ __all__ = [
     "RecipeError",
     "Run",
     "RunError",
+    "ServingOptions",
     "Training",
     "__version__",
     "accelerate",
@@ -91,6 +96,7 @@ __all__ = [
     "predict",
     "recalibrate",
     "save_as_run",
+    "serve",
 ]
 
 

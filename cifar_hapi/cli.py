@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -19,6 +20,9 @@ from cifar_hapi.errors import CifarHapiError, RecipeError
 from cifar_hapi.recipe import Recipe, Views, overrides_by_key, parse_override, recipe_names, recipe_text
 from cifar_hapi.run_path import check_run, is_run
 from cifar_hapi.runtime import cache_folder, prepare_process
+from cifar_hapi.serving.address import Address
+from cifar_hapi.serving.libraries import check_libraries
+from cifar_hapi.serving.options import ServingOptions, on_command_line
 
 
 def main() -> NoReturn:
@@ -366,6 +370,51 @@ def export(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> None
         click.echo(json.dumps(found.to_dict(), indent=1))
     else:
         click.echo(str(found.path) if quiet else str(found))
+
+
+def _limits(command: Any) -> Any:
+    """The options that `ServingOptions` has."""
+    for limit in reversed(fields(ServingOptions)):
+        default = on_command_line(limit)
+        kind = click.IntRange(min=1) if isinstance(default, int) else click.FloatRange(min=0)
+        option, text = limit.metadata["option"], limit.metadata["text"]
+        command = click.option(option, limit.name, type=kind, default=default, show_default=True, help=text)(command)
+    return command
+
+
+@cli.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; loopback is this machine alone.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any that is free.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name it may be asked by; may be repeated.")
+@_weights
+@_engine
+@_device
+@_limits
+@_common
+def serve(run: Path | None, host: str, port: int, allow_host: tuple[str, ...], quiet: bool, **named: Any) -> None:
+    """Serve a page and a JSON API that classify images by RUN (by default the newest in runs/).
+
+    \b
+    Example:  cifar-hapi serve
+              curl -F image=@cat.png http://127.0.0.1:8000/predict
+    """
+    check_libraries()
+    network = {key: named.pop(key) for key in ("weights", "engine", "device")}
+    options = ServingOptions.from_command_line(**named)
+    if not Address.of(host, port).loopback:
+        click.echo(f"warning: host {host}: whoever reaches it can send images; nothing is encrypted", err=True)
+    check_run(run)
+    prepare_process()
+    from cifar_hapi.run import Run
+    from cifar_hapi.serving.launch import serve as serve_run
+
+    found = Run(run) if run else Run.newest()
+
+    def tell(url: str) -> None:
+        click.echo(url if quiet else f"run {found.path} is served at {url} (Ctrl-C ends it)")
+
+    serve_run(found, host=host, port=port, allow_hosts=allow_host, options=options, on_start=tell, **network)
 
 
 @cli.command()

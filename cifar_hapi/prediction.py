@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from cifar_hapi.data.folder import list_images
+from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.normalisation import DataFormat
 from cifar_hapi.data.picture_file import read_image
 from cifar_hapi.data.sources import stored_size
 from cifar_hapi.errors import DataError
 from cifar_hapi.loading import Weights, load
 from cifar_hapi.metrics import softmax
+from cifar_hapi.model import Model
 from cifar_hapi.run import Run
 from cifar_hapi.runtime import paddle_session
 
@@ -75,16 +78,35 @@ def predict(
     run = run if isinstance(run, Run) else Run(run)
     size, names = run.recipe.data.image_size, run.data.class_names
     array, sources = _as_array(images, stored_size(run.data.name, size))
-    unlabelled = ImageSet(array, np.zeros(len(array), dtype=np.int64), names)
     with paddle_session(device) as device_name:
-        data_format = run.recipe.data_format(device_name)
-        loader = BatchLoader(
-            unlabelled, batch_size, image_size=size, mean=run.data.mean, std=run.data.std, data_format=data_format
-        )
-        (logits,) = load(run, weights, engine).predict(loader, stack_outputs=True, verbose=0)
-    probabilities = softmax(logits)
+        look = Look(run.data, size, run.recipe.data_format(device_name))
+        probabilities = probabilities_of(load(run, weights, engine), array, batch_size, look)
     labels = probabilities.argmax(axis=1)
     return Predictions(labels, probabilities, tuple(names[label] for label in labels), sources, names)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How images are brought before a run's network. data: whose mean and standard deviation normalise them."""
+
+    data: DataIdentity
+    image_size: int
+    data_format: DataFormat
+
+
+def probabilities_of(model: Model, images: np.ndarray, batch_size: int, look: Look) -> np.ndarray:
+    """What a run's `model` says of `images`, uint8 [N, S, S, 3]: float64 [N, C], each row sums to 1."""
+    loader = BatchLoader(
+        ImageSet(images, np.zeros(len(images), dtype=np.int64), look.data.class_names),
+        batch_size,
+        image_size=look.image_size,
+        mean=look.data.mean,
+        std=look.data.std,
+        data_format=look.data_format,
+        prefetch=2 if len(images) > batch_size else 0,
+    )
+    (logits,) = model.predict(loader, stack_outputs=True, verbose=0)
+    return softmax(logits)
 
 
 def _as_array(images: Images, size: int) -> tuple[np.ndarray, tuple[str, ...]]:

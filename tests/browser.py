@@ -1,4 +1,4 @@
-"""A real browser without a window, for pages on disk."""
+"""A real browser without a window, for pages on disk and those of a server on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTILE = "<img src=x onerror=window.hurt=1></script><script>window.hurt=1</scri
 
 
 @contextmanager
-def started(profile):
+def started(profile, offline=True):
     """A driver of the browser with an empty profile. The test is skipped where there is no browser."""
     webdriver = pytest.importorskip("selenium.webdriver")
     if not (BROWSER and DRIVER):
@@ -39,7 +39,8 @@ def started(profile):
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:
         driver.execute_cdp_cmd("Network.enable", {})
-        driver.execute_cdp_cmd("Network.emulateNetworkConditions", _OFFLINE)
+        if offline:
+            driver.execute_cdp_cmd("Network.emulateNetworkConditions", _OFFLINE)
         yield driver
     finally:
         driver.quit()

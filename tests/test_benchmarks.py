@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from benchmarks import inference, speedrun, timing
+from benchmarks import inference, serving, speedrun, timing
 from benchmarks.growth import growth
 from benchmarks.inference_worker import by_dygraph, by_inference, by_onnx
 from benchmarks.optimizer import measured_rows
@@ -238,6 +238,18 @@ def test_settings_of_this_process_do_not_reach_contenders(monkeypatch):
     for name in (*names, "CIFAR_HAPI_DATA"):
         monkeypatch.setenv(name, "3")
     assert "CIFAR_HAPI_DATA" in clean_environment() and not names & clean_environment().keys()
+
+
+def test_requests_are_counted_and_their_slowest_hundredth_told():
+    turns = serving.Turns()
+    turns.add(([0.001 * number for number in range(1, 101)], 2.0), 100.0)
+    turns.add(([0.5] * 100, 1.0), 120.0)
+    found = turns.figures()
+    assert (found["requests"], found["requests_per_second"], found["megabytes"]) == (200, 75.0, 120.0)
+    assert serving.percentile([0.001 * number for number in range(1, 101)], 99) == pytest.approx(0.099)
+    assert serving.percentile([3.0], 50) == 3.0 and found["p99"] == 0.5
+    shown = serving.show([{"image": "PNG", "clients": 8, **found}])
+    assert [cell.strip() for cell in shown.splitlines()[-1].split("|")][1:6] == ["PNG", "8", "75", "100.0", "500.0"]
 
 
 def test_a_speedrun_is_compared_with_the_median_time_of_pytorch():

@@ -112,7 +112,21 @@ def test_data_is_verified(command, small_cifar):
     assert parts["train"]["sha256"] in out
 
 
-NAMES = ["", "train", "resume", "evaluate", "predict", "bn", "export", "report", "compare", "recipes", "doctor", "data"]
+NAMES = [
+    "",
+    "train",
+    "resume",
+    "evaluate",
+    "predict",
+    "bn",
+    "export",
+    "serve",
+    "report",
+    "compare",
+    "recipes",
+    "doctor",
+    "data",
+]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "data fetch", "data verify", "data show"])

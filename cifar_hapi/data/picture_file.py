@@ -1,11 +1,14 @@
-"""One file of an image, decoded."""
+"""An image file, or the bytes of one, as pixels."""
 
 from __future__ import annotations
 
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -35,34 +38,77 @@ _DAMAGED = (
     ArithmeticError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+
+class Undecodable(Exception):
+    """Why pixels cannot be had, in a few words that follow the name of the image."""
+
+
+class UnknownFormat(Undecodable):
+    """Not one of the formats that are read."""
+
+
+class TooManyPixels(Undecodable):
+    """More than are allowed, which is known before they are decoded."""
 
 
 def read_image(path: Path, image_size: int) -> np.ndarray:
     """The image as uint8 [image_size, image_size, 3], RGB, upright as its EXIF orientation says.
 
-    The shorter side is scaled to `image_size` (bicubic, antialiased) and the centre is cut out. Transparent
-    parts are laid over white; of 16-bit grey the upper 8 bits are kept; of an animation the first frame.
-    Raises DataError for files that are missing, damaged, of no known format, or larger than Pillow's
-    `Image.MAX_IMAGE_PIXELS`.
+    See `decode_image`. Raises DataError for files that are missing, damaged, of no known format, or larger than
+    Pillow's `Image.MAX_IMAGE_PIXELS`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata, once an image
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=tuple(FORMATS)) as image:
-                image.draft("RGB", (2 * image_size, 2 * image_size))  # JPEG: decodes photos 4.6 times as fast
-                upright = _to_rgb(ImageOps.exif_transpose(image))
-            return np.array(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
+        with pillow_warnings():
+            return decode_image(path, image_size)
+    except Undecodable as error:
+        raise DataError(f"{path}: {error}; repair or remove the file") from error
+
+
+def decode_image(
+    source: Path | BinaryIO,
+    image_size: int,
+    formats: Iterable[str] = tuple(FORMATS),
+    most_pixels: int | None = None,
+) -> np.ndarray:
+    """The image as uint8 [image_size, image_size, 3], RGB, upright as its EXIF orientation says.
+
+    The shorter side is scaled to `image_size` (bicubic, antialiased) and the centre is cut out. Transparent
+    parts are laid over white; of 16-bit grey the upper 8 bits are kept; of an animation the first frame.
+    formats: those of `FORMATS` that are read. most_pixels: where Pillow's `Image.MAX_IMAGE_PIXELS` is too many.
+    Raises Undecodable for what is missing, damaged, of no such format, or larger than that.
+    """
+    try:
+        with Image.open(source, formats=tuple(formats)) as image:
+            _check_pixels(image, most_pixels)
+            image.draft("RGB", (2 * image_size, 2 * image_size))  # JPEG: decodes photos 4.6 times as fast
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+        return np.array(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
     except UnidentifiedImageError as error:
-        raise DataError(
-            f"{path}: not an image of a known format ({', '.join(FORMATS)}); repair or remove the file"
-        ) from error
+        raise UnknownFormat(f"not an image of a known format ({', '.join(formats)})") from error
+    except Image.DecompressionBombError as error:
+        few = f"cannot be read as an image: {error}" if most_pixels is None else f"has more than {most_pixels:,} pixels"
+        raise TooManyPixels(few) from error
     except _DAMAGED as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as an image: {reason}; repair or remove the file") from error
+        raise Undecodable(f"cannot be read as an image: {reason}") from error
+
+
+@contextmanager
+def pillow_warnings() -> Iterator[None]:
+    """Within it Pillow does not warn, and too many pixels are an error; for one thread at a time, as Python has it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about metadata, once an image
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _check_pixels(image: Image.Image, most: int | None) -> None:
+    width, height = image.size
+    if most is not None and width * height > most:
+        raise TooManyPixels(f"has {width:,} x {height:,} pixels; at most {most:,} are allowed")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -31,7 +31,7 @@ def facts_of(run: Run, weights: Weights, uint8_input: bool, fold_bn: bool) -> di
         "weights": weights,
         "step": checkpoint_step(run, weights),
         "batch_norm_folded": fold_bn,
-        "accuracy": _accuracy(run, weights),
+        "accuracy": recorded_accuracy(run, weights),
     }
 
 
@@ -53,7 +53,7 @@ def _input(side: int, uint8_input: bool) -> dict[str, Any]:
     }
 
 
-def _accuracy(run: Run, weights: Weights) -> dict[str, Any] | None:
+def recorded_accuracy(run: Run, weights: Weights) -> dict[str, Any] | None:
     """What these weights reached on test images seen once; None where they have not been evaluated."""
     found = recorded_evaluation(run)
     if found is None or found.step != checkpoint_step(run, weights):

@@ -11,9 +11,9 @@ from PIL import Image
 LARGEST = 64  # pixels a side; CIFAR's images are as they are
 
 
-def data_uri(image: np.ndarray) -> str:
-    """image: uint8 [H, W, 3]; made smaller if a side is above 64 pixels."""
+def data_uri(image: np.ndarray, largest: int = LARGEST) -> str:
+    """image: uint8 [H, W, 3]; made smaller if a side is above `largest`, by default 64 pixels."""
     picture, file = Image.fromarray(image), io.BytesIO()
-    picture.thumbnail((LARGEST, LARGEST))
+    picture.thumbnail((largest, largest))
     picture.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
