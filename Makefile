@@ -19,8 +19,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report serve test lint format smoke tutorial docs results audit dist bench bench-inference \
-	bench-serving bench-store clean
+.PHONY: help train resume evaluate report serve test lint format smoke tutorial docs results audit dist bench bench-inference bench-serving bench-store clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
