@@ -317,6 +317,7 @@ def test_any_damage_but_to_pixels_themselves_gives_the_right_images(folder, tmp_
 
 MEMORY = """
 import sys
+import threading
 from pathlib import Path
 from cifar_hapi.data import sources
 from cifar_hapi.data.loader import BatchLoader
@@ -326,12 +327,20 @@ def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
-before, most = anonymous(), 0
+def look():
+    while not ended.wait(0.002):
+        seen.append(anonymous())
+
+seen, ended = [anonymous()], threading.Event()
+thread = threading.Thread(target=look)
+thread.start()
 data = sources.open_data(DataRecipe(source=sys.argv[1], image_size=256, store=sys.argv[2] or None))
 data.identity()
 for _ in BatchLoader(data.train, 8, mean=data.mean, shuffle=True):
-    most = max(most, anonymous() - before)
-print(most)
+    pass
+ended.set()
+thread.join()
+print(max(seen) - seen[0])
 """
 
 
