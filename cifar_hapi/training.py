@@ -39,6 +39,7 @@ from cifar_hapi.data.training_loader import training_loader
 from cifar_hapi.distributed import ranks
 from cifar_hapi.distributed.agreement import check_same, refused_together
 from cifar_hapi.distributed.departures import departures_told
+from cifar_hapi.distributed.sync_batch_norm import synchronise
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.evaluation import record_evaluation
@@ -240,6 +241,8 @@ def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader
     if isinstance(network, Airbench):
         first = resize(data.train.images[:_IMAGES_TO_WHITEN], size)
         network.whiten(normalise(first, data.mean, data.std, data_format))
+    if recipe.network.sync_batch_norm:
+        synchronise(network)
     precision = use_mixed_precision(network, recipe.precision, device)
     model = Model(network)
     optimizer = build_optimizer(recipe.optimizer, recipe.schedule, network, len(training), recipe.epochs)

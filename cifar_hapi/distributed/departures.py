@@ -11,10 +11,10 @@ from cifar_hapi.errors import CifarHapiError, LostProcess
 
 SILENCE_SECONDS = 30  # that gloo, as Paddle makes it, waits for another process; it cannot be told otherwise
 
-# As the gloo in Paddle's wheel says it (2.6.2, 3.3.1): "[.../gloo/transport/tcp/pair.cc:584] TIMEOUT self_rank = 0
-# pair_rank = 1 peer_str = ..." at once when a connection has ended, "... self_rank = none pair_rank = -1 ..." after
-# the silence.
-_GLOO = re.compile(r"gloo/transport/\S+(?:.*?pair_rank = (\d+))?")
+# As the gloo in Paddle's wheel says it (2.6.2, 3.3.1), after "[.../gloo/transport/tcp/pair.cc:584] ": "TIMEOUT
+# self_rank = 0 pair_rank = 1 ..." or "Read error [127.0.0.1]:35744: Connection reset by peer", both at once when a
+# connection has ended, and "TIMEOUT self_rank = none pair_rank = -1 ..." after the silence.
+_GLOO = re.compile(r"gloo/transport/(?:.*pair_rank = (-?\d+))?")
 
 
 @contextmanager
@@ -31,5 +31,6 @@ def departures_told(way_out: str = "start all processes again") -> Iterator[None
         found = _GLOO.search(str(error))
         if not found:
             raise
-        gone = f"for rank {found[1]}, which has gone away" if found[1] else f"{SILENCE_SECONDS} seconds for an answer"
+        whom = {None: "for another process", "-1": ""}.get(found[1], f"for rank {found[1]}")
+        gone = f"{whom}, which has gone away" if whom else f"{SILENCE_SECONDS} seconds for another process, in vain"
         raise LostProcess(f"rank {ranks.rank()}: waited {gone}; {way_out}") from error

@@ -15,7 +15,7 @@ from small_training import small_fit, write_small_cifar
 
 from callbacks import read_history
 from cifar_hapi import Run
-from tests.launched.trainings import OPTIONS, whole
+from tests.launched.trainings import OPTIONS, synchronised, whole
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "launched" / "trainings.py"
@@ -29,9 +29,10 @@ def folders(tmp_path_factory):
     for folder in folders.values():
         write_small_cifar(folder / "data", train=300, test=97)
     write_small_cifar(folders[2] / "other data", train=300, test=97, seed=1)
-    losses = []
-    whole(folders[1], losses)
-    (folders[1] / "rank-0.json").write_text(json.dumps({"losses": losses}))
+    alone = {"losses": [], "synchronised": []}
+    whole(folders[1], alone["losses"])
+    synchronised(folders[1], alone["synchronised"])
+    (folders[1] / "rank-0.json").write_text(json.dumps(alone))
     for count in (2, 4):
         launch(count, folders[count])
     return folders
@@ -64,8 +65,22 @@ def test_every_step_has_the_loss_that_it_has_in_one_process(folders, count):
         np.testing.assert_allclose(theirs[name], tensor, atol=2e-5, err_msg=name)
 
 
-def latest(count, folders):
-    return Path((folders[count] / "whole" / "checkpoints" / "latest").read_text().strip()) / "weights.safetensors"
+def latest(count, folders, run="whole"):
+    return Path((folders[count] / run / "checkpoints" / "latest").read_text().strip()) / "weights.safetensors"
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_with_synchronised_batch_norm_too(folders, count):
+    (alone,), together = seen(folders, 1), seen(folders, count)
+    assert len(alone["synchronised"]) == 8 and np.ptp(alone["synchronised"]) > 0.1
+    for each in together:
+        np.testing.assert_allclose(each["synchronised"], alone["synchronised"], rtol=1e-4)
+    ours, theirs = (
+        load_file(folders[n] / "synchronised" / "checkpoints" / latest(n, folders, "synchronised")) for n in (1, count)
+    )
+    assert theirs.keys() == ours.keys() and sum(name.endswith("_variance") for name in ours) == 19
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(theirs[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("count", [2, 4])
