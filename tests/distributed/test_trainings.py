@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_training import small_fit, write_small_cifar
+from small_training import TINY, small_fit, write_small_cifar
 
 from callbacks import read_history
 from cifar_hapi import Run
-from tests.launched.trainings import OPTIONS, synchronised, whole
+from tests.launched.killed import begun, train_command
+from tests.launched.trainings import OPTIONS, data_of, synchronised, whole
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "launched" / "trainings.py"
@@ -40,7 +41,7 @@ def folders(tmp_path_factory):
 
 def launch(count: int, folder: Path) -> None:
     launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(count), "--log_dir", str(folder / "log")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(PROGRAM), str(folder)]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=180
@@ -163,3 +164,22 @@ def test_what_one_rank_is_refused_all_are(folders, case, error):
     assert first.startswith(error.format(rank="", **where))
     assert second.replace(" (told)", "").startswith(error.format(rank="rank 0: ", **where)) and " (told)" in second
     assert not (folders[2] / "new").exists()
+
+
+def test_after_the_death_of_a_rank_all_begin_again_and_end_with_the_same_bits(folders):
+    """The training `whole`; rank 1 is killed in its sixth step of 8."""
+    folder, more = folders[2], {"data.source": "cifar10", "epochs": 2, "checkpoint.every_steps": 5}
+    processes = ["--nproc", "2", "--max-restart", "1"]
+    command = train_command(data_of(folder), "disturbed", {**TINY, **OPTIONS, **more}, *processes)
+    out, err = begun(folder, command, rank=1, step=6).communicate(timeout=300)
+    lost, named, again = err.splitlines()
+    assert lost.startswith("error: rank 0: waited for ") and "which has gone away" in lost
+    assert lost.endswith("; `cifar-hapi resume disturbed` goes on from the last checkpoint")
+    assert (named, again) == ("rank 1: ended by SIGKILL", "starting all processes again: 1 of 1")
+    assert "resumed  after step 5: epoch 2, step 2 is next" in out.splitlines()
+    disturbed, straight = (Run(folder / name) for name in ("disturbed", "whole"))
+    assert (disturbed.status, disturbed.manifest["processes"]) == ("finished", 2)
+    ours, theirs = (load_file(folder / run / "checkpoints" / latest(2, folders, run)) for run in ("disturbed", "whole"))
+    assert ours.keys() == theirs.keys() and all((ours[name] == tensor).all() for name, tensor in theirs.items())
+    for mine, others in zip(disturbed.history, straight.history, strict=True):
+        assert [mine[key] for key in ("loss", "eval_loss")] == [others[key] for key in ("loss", "eval_loss")]
