@@ -18,7 +18,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report test lint format smoke tutorial docs results audit dist bench bench-store clean
+.PHONY: help train resume evaluate report test lint format smoke tutorial docs results audit dist bench bench-scaling bench-store clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -73,6 +73,9 @@ bench: $(INSTALLED_DEV)  ## the benchmarks (long; BENCH= some of them, ARGS= goe
 		&& .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) numpy \
 		&& touch $(INSTALLED_TORCH); } || echo '$(TORCH) cannot be installed: its rows will say so' >&2
 	@$(foreach name,$(BENCH),$(if $(filter loader,$(name)),OMP_NUM_THREADS=1 )$(BIN)/python -m benchmarks.$(name) $(ARGS) &&) true
+
+bench-scaling: $(INSTALLED)  ## one process beside two on two cores, and what that says of more (ARGS= goes to it)
+	@$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 bench-store: $(INSTALLED)  ## memory of a process that goes through a gigabyte of pixels, mapped and not (ARGS= goes to it)
 	@$(BIN)/python -m benchmarks.store $(ARGS)
