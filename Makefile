@@ -19,7 +19,7 @@ TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
 PACKAGING := setup.cfg setup.py pyproject.toml
 
-.PHONY: help train resume evaluate report serve test lint format smoke tutorial docs results audit dist bench bench-inference bench-serving bench-store clean
+.PHONY: help train resume evaluate report serve test lint format smoke tutorial docs results audit dist bench bench-inference bench-scaling bench-serving bench-store clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -83,6 +83,9 @@ bench-inference: bench  ## throughput and latency of networks in use, beside ONN
 
 bench-serving: $(INSTALLED_DEV)  ## requests a second of the server, by clients (ARGS="--run RUN" and more)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-scaling: $(INSTALLED)  ## one process beside two on two cores, and what that says of more (ARGS= goes to it)
+	@$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 bench-store: $(INSTALLED)  ## memory of a process that goes through a gigabyte of pixels, mapped and not (ARGS= goes to it)
 	@$(BIN)/python -m benchmarks.store $(ARGS)

@@ -33,8 +33,8 @@ class Unavailable(Exception):
 class Worker:
     """A child process that runs `serve`.
 
-    about: what it says of itself. idle_seconds: how long it has waited between turns, idle_cpu_seconds: its processor
-    time in those, which others lack.
+    about: what it says of itself. notes: what it has noted of its steps, in all turns. idle_seconds: how long it has
+    waited between turns, idle_cpu_seconds: its processor time in those, which others lack.
     Raises Unavailable for a child that says so, RuntimeError with the end of its messages for one that ends early.
     """
 
@@ -50,6 +50,7 @@ class Worker:
             text=True,
         )
         self.idle_seconds, self.idle_cpu_seconds = 0.0, 0.0
+        self.notes: list[Any] = []
         try:
             first = self._answer()
             if "unavailable" in first:
@@ -82,6 +83,7 @@ class Worker:
         answer = self._answer()
         self.idle_cpu_seconds += answer["idle_cpu"]
         self.idle_seconds += answer["idle_wall"]
+        self.notes += answer["notes"]
         return answer["seconds"]
 
     def _answer(self) -> dict[str, Any]:
@@ -94,11 +96,15 @@ class Worker:
         raise RuntimeError(f"{' '.join(self._process.args)}: ended with status {status}\n{tail}")
 
 
-def serve(prepare: Callable[[], tuple[dict[str, Any], Mapping[str, Step]]], settle: float = SETTLE_SECONDS) -> None:
+def serve(
+    prepare: Callable[[], tuple[dict[str, Any], Mapping[str, Step]]],
+    settle: float = SETTLE_SECONDS,
+    noted: Callable[[], list[Any]] = list,
+) -> None:
     """Measure on request until standard input ends; the child's side of `Worker`.
 
     prepare: what this contender says of itself, and its works by name, each a function that does one step. All are
-    warmed up first. It may raise Unavailable.
+    warmed up first. It may raise Unavailable. noted: gives what the steps have noted since it was called last, as JSON.
     """
     answers = _own_stdout()
     try:
@@ -117,9 +123,10 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Mapping[str, Step]]], sett
             return
         idle_cpu, idle_wall = time.process_time() - cpu, time.perf_counter() - wall
         request = json.loads(line)
+        noted()  # of the warm-up
         seconds = take_turn(works[request["work"]], request["seconds"], request["at_least"])
         time.sleep(settle)
-        _say(answers, seconds=seconds, idle_cpu=idle_cpu, idle_wall=idle_wall)
+        _say(answers, seconds=seconds, notes=noted(), idle_cpu=idle_cpu, idle_wall=idle_wall)
 
 
 def round_robin(workers: Mapping[str, Worker], rounds: int, seconds: float, at_least: int = 1) -> Samples:

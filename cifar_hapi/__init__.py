@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cifar_hapi.batch_norm.recalibration import Recalibration, recalibrate
     from cifar_hapi.batch_norm.synchronisation import convert_sync_batch_norm
     from cifar_hapi.engine import EngineChoice, accelerate
-    from cifar_hapi.errors import CifarHapiError, DataError, RecipeError, RunError
+    from cifar_hapi.errors import CifarHapiError, DataError, LostProcess, RecipeError, RunError
     from cifar_hapi.evaluation import evaluate
     from cifar_hapi.exporting.run_export import Export, export
     from cifar_hapi.loading import load
@@ -40,6 +40,7 @@ _HOMES = {
     "Folding": "batch_norm.folding",
     "FrozenBatchNorm": "batch_norm.freezing",
     "Inspection": "batch_norm.inspection",
+    "LostProcess": "errors",
     "Model": "model",
     "Predictions": "prediction",
     "Recalibration": "batch_norm.recalibration",
@@ -73,6 +74,7 @@ __all__ = [
     "Folding",
     "FrozenBatchNorm",
     "Inspection",
+    "LostProcess",
     "Model",
     "Predictions",
     "Recalibration",

@@ -18,7 +18,7 @@ from cifar_hapi._version import __version__
 from cifar_hapi.distributed.launching import ended, is_first, launch, take_terminal
 from cifar_hapi.errors import CifarHapiError, RecipeError
 from cifar_hapi.recipe import Recipe, Views, overrides_by_key, parse_override, recipe_names, recipe_text
-from cifar_hapi.run_path import check_run, is_run
+from cifar_hapi.run_path import check_run, is_run, new_run_path
 from cifar_hapi.runtime import cache_folder, prepare_process
 from cifar_hapi.serving.address import Address
 from cifar_hapi.serving.libraries import check_libraries
@@ -26,7 +26,7 @@ from cifar_hapi.serving.options import ServingOptions, on_command_line
 
 
 def main() -> NoReturn:
-    """Run the command and exit: 0 success, 2 usage or recipe, 3 data, 4 run, 1 anything else, 130 after Ctrl-C."""
+    """Run the command and exit: 0 success, 2 usage, recipe, 3 data, 4 run, 5 lost process, 130 after Ctrl-C, else 1."""
     warnings.showwarning = _warn
     take_terminal()
     sys.exit(ended(run_command(sys.argv[1:])))
@@ -65,6 +65,11 @@ def _complete_recipe(context: click.Context, parameter: click.Parameter, incompl
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
+def _check_restarts(nproc: int, max_restart: int) -> None:
+    if max_restart and nproc == 1:
+        raise click.UsageError("--max-restart needs --nproc: one process cannot outlive itself")
+
+
 def _common(command: Any) -> Any:
     quiet = click.option("--quiet", is_flag=True, help="Print errors and results only.")
     debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
@@ -82,6 +87,12 @@ _overrides = click.option(
 )
 _nproc = click.option(
     "--nproc", type=click.IntRange(min=1), default=1, help="Train by so many processes on this machine."
+)
+_max_restart = click.option(
+    "--max-restart",
+    type=click.IntRange(min=0),
+    default=0,
+    help="With --nproc: how often all processes are started again when one has been killed or lost.",
 )
 _no_report = click.option("--report/--no-report", default=True, help="Write a page about the run at its end.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -109,9 +120,11 @@ def cli() -> None:
     "--weights", metavar="FILE", help="Begin with the weights of a .pdparams or safetensors file, a run, or imagenet."
 )
 @click.option("--run-dir", type=click.Path(path_type=Path), help="A new directory; by default runs/RECIPE-TIME.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --run-dir, if it has been begun.")
 @click.option("--engine", help="auto, native or onednn.")
 @_device
 @_nproc
+@_max_restart
 @_overrides
 @_no_report
 @_common
@@ -122,8 +135,10 @@ def train(
     recipe: str,
     overrides: tuple[str, ...],
     run_dir: Path | None,
+    resume: bool,
     device: str,
     nproc: int,
+    max_restart: int,
     report: bool,
     quiet: bool,
     **named: Any,
@@ -136,13 +151,18 @@ def train(
     """
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
     resolved = Recipe.load(recipe, changes)
+    if resume and run_dir is None:
+        raise click.UsageError("--resume needs --run-dir: which run is to go on?")
+    _check_restarts(nproc, max_restart)
     if nproc > 1:
-        raise click.exceptions.Exit(launch(arguments, nproc, device))
+        named_run = [] if run_dir else ["--run-dir", str(new_run_path(resolved.name))]  # for restarts to find
+        raise click.exceptions.Exit(launch([*arguments, *named_run], nproc, device, max_restart, again=["--resume"]))
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.training import fit
 
-    run = fit(resolved, run_dir=run_dir, device=device, verbose=0 if quiet else 1, report=report)
+    options: dict[str, Any] = {"device": device, "verbose": 0 if quiet else 1, "report": report}
+    run = fit(resolved, run_dir=run_dir, resume=resume, **options)
     if quiet and run.evaluation and is_first():
         terminal.headline(terminal.console(), run.evaluation)
 
@@ -154,6 +174,7 @@ def train(
 @_data_dir
 @_device
 @_nproc
+@_max_restart
 @_overrides
 @_no_report
 @_common
@@ -166,6 +187,7 @@ def resume(
     allow_changes: bool,
     device: str,
     nproc: int,
+    max_restart: int,
     report: bool,
     quiet: bool,
     **named: Any,
@@ -180,8 +202,9 @@ def resume(
     """
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
     check_run(run)
+    _check_restarts(nproc, max_restart)
     if nproc > 1:
-        raise click.exceptions.Exit(launch(arguments, nproc, device))
+        raise click.exceptions.Exit(launch(arguments, nproc, device, max_restart))
     prepare_process()
     from cifar_hapi import terminal
     from cifar_hapi.run import Run

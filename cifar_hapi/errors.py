@@ -37,6 +37,12 @@ class RunError(CifarHapiError):
     exit_code = 4
 
 
+class LostProcess(CifarHapiError):
+    """Another process that trains with this one has gone away, or does not answer; a resume goes on."""
+
+    exit_code = 5
+
+
 def did_you_mean(wrong: object, known: Iterable[str]) -> str:
     """The end of an error's text: the nearest of the `known` names, or nothing where none is near."""
     near = get_close_matches(str(wrong), list(known), n=1, cutoff=0.6)

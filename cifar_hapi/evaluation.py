@@ -19,6 +19,7 @@ from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import DataFormat
 from cifar_hapi.data.sources import open_data
+from cifar_hapi.distributed.departures import departures_told
 from cifar_hapi.distributed.ranks import of_the_first
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import DataError, RecipeError
@@ -33,6 +34,7 @@ from cifar_hapi.runtime import paddle_session
 from cifar_hapi.views import IN_WORDS, AveragedViews
 
 
+@departures_told()
 def evaluate(
     run: Run | str | Path,
     *,

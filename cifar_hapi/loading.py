@@ -25,7 +25,7 @@ from cifar_hapi.run import Run
 from cifar_hapi.runtime import apply_settings
 
 Weights = Literal["latest", "best"]
-_NOT_BUILT = ("pretrained", "freeze_norm")  # what is done to a network when it has been built
+_NOT_BUILT = ("pretrained", "freeze_norm", "sync_batch_norm")  # what is done to a network when it has been built
 
 
 def load(run: Run | str | Path, weights: Weights = "latest", engine: str | None = None) -> Model:

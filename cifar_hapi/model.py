@@ -27,6 +27,7 @@ from callbacks.paddle_model import as_tensors, inputs_and_labels
 from cifar_hapi.distributed import ranks
 from cifar_hapi.distributed.shares import share
 from cifar_hapi.distributed.step import Step, over_all
+from cifar_hapi.distributed.sync_batch_norm import together
 from cifar_hapi.metrics import counts, set_counts
 from cifar_hapi.mixed_precision import GradScaler
 
@@ -175,7 +176,7 @@ class Model(paddle.Model):
             adapter._input_info = [list(each.shape) for each in given], [each.dtype for each in given]
             self._update_inputs()
         casts = {"enable": adapter._amp_level != "O0", "level": adapter._amp_level, **adapter._amp_custom_lists}
-        with paddle.amp.auto_cast(**casts):
+        with paddle.amp.auto_cast(**casts), together():
             outputs = _as_list(self.network(*given))
         losses = _as_list(self.loss(*outputs, *targets))
         before = [counts(metric) for metric in self.metrics]

@@ -80,7 +80,7 @@ class NetworkRecipe:
 
     Without `num_classes`: the data's. `data_format`: for `auto` see `Recipe.data_format`. `pretrained`: weights to
     begin with, "imagenet" for Paddle's official ones, or a file. `freeze_norm`: batch norm keeps the statistics, scale
-    and shift that these have.
+    and shift that these have. `sync_batch_norm`: where several processes train, its batch is that of all.
     """
 
     name: str = "resnet20"
@@ -92,6 +92,7 @@ class NetworkRecipe:
     stem: Literal["cifar", "imagenet"] | None = None
     pretrained: Annotated[str, Field(min_length=1)] | None = None
     freeze_norm: bool = False
+    sync_batch_norm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -321,6 +322,12 @@ class Recipe:
                 self.network.freeze_norm,
                 not self.network.freeze_norm or self.network.pretrained is not None,
                 "a fresh network has no statistics to keep; it needs network.pretrained",
+            ),
+            (
+                "network.sync_batch_norm",
+                self.network.sync_batch_norm,
+                not self.network.sync_batch_norm or (self.network.norm != "none" and not self.network.freeze_norm),
+                "nothing follows batches with network.norm = none or network.freeze_norm; unset one of them",
             ),
             (
                 "optimizer.nesterov",

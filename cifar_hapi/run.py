@@ -29,7 +29,7 @@ from callbacks import BatchNormRecords, CheckpointFolder, ResumePoint, load_bn_s
 from callbacks.bounded_file import read_bounded
 from callbacks.durable import write_file
 from cifar_hapi.data.identity import DataIdentity
-from cifar_hapi.errors import RecipeError, RunError
+from cifar_hapi.errors import LostProcess, RecipeError, RunError
 from cifar_hapi.printable import is_fit_to_print
 from cifar_hapi.recipe import Recipe
 from cifar_hapi.run_path import RUNS, no_run_at, no_run_in
@@ -244,7 +244,7 @@ def _told(run: Run) -> Iterator[Run]:
 
     try:
         yield run
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, LostProcess):
         end("interrupted")
         raise
     except BaseException as error:
@@ -262,13 +262,6 @@ def free_run_path(path: str | Path) -> Path:
             "or choose another run directory"
         )
     return Path(path)
-
-
-def new_run_path(name: str) -> Path:
-    """A fresh directory below `runs/` for a run of the recipe `name`: name and local time, numbered if need be."""
-    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
-    return next(path for path in candidates if not path.exists())
 
 
 def now() -> str:

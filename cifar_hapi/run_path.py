@@ -1,7 +1,8 @@
-"""Whether there is a run where one is looked for, told before Paddle loads."""
+"""Where runs are, and whether there is one where it is looked for; needs no Paddle."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from cifar_hapi.errors import RunError
@@ -20,6 +21,13 @@ def check_run(path: Path | None) -> None:
             raise no_run_in(RUNS)
     elif not is_run(path):
         raise no_run_at(path)
+
+
+def new_run_path(name: str) -> Path:
+    """A fresh directory below `runs/` for a run of the recipe `name`: name and local time, numbered if need be."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
+    return next(path for path in candidates if not path.exists())
 
 
 def no_run_at(path: Path, file: str = "run.json") -> RunError:

@@ -38,6 +38,8 @@ from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.data.training_loader import training_loader
 from cifar_hapi.distributed import ranks
 from cifar_hapi.distributed.agreement import check_same, refused_together
+from cifar_hapi.distributed.departures import departures_told
+from cifar_hapi.distributed.sync_batch_norm import synchronise
 from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RecipeError, RunError
 from cifar_hapi.evaluation import record_evaluation
@@ -53,12 +55,14 @@ from cifar_hapi.pretrained import Start, WeightsFile, find_weights, put_weights,
 from cifar_hapi.recipe import Recipe, by_key, overrides_by_key
 from cifar_hapi.report.after_training import written_report
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
-from cifar_hapi.run import Run, followed_run, free_run_path, new_run_path, resumed_run, started_run
+from cifar_hapi.run import Run, followed_run, free_run_path, resumed_run, started_run
+from cifar_hapi.run_path import new_run_path
 from cifar_hapi.runtime import Setting, apply_settings, check_device, machine, paddle_session, slowed_by, versions
 
 _IMAGES_TO_WHITEN = 2000  # of 961 patches each
 
 
+@departures_told()
 def fit(
     recipe: str | Path | Recipe = "quick",
     *,
@@ -94,7 +98,8 @@ def fit(
     best by the validation split), the `best` those of the validation split.
 
     Under Paddle's launcher (`cifar-hapi train --nproc`) all processes call it alike, and train together as one would:
-    `batch_size` is that of all, the first one writes and prints, and what is refused in one is refused in all.
+    `batch_size` is that of all, the first one writes and prints, and what is refused in one is refused in all. Where
+    one has gone away, or has not answered for 30 seconds, the others raise LostProcess.
 
     Returns the Run, with `run.model` the trained model, ready to go on. Raises RecipeError, DataError, RunError, and
     `callbacks.NonFiniteLoss` when the loss is no number any more. After Ctrl-C or SIGTERM the run is saved and marked
@@ -138,6 +143,7 @@ def fit(
             held = _held_run(path, manifest, model, checkpoint.resume if earlier else None)
             stack.enter_context(_refusals_as_run_errors(path))
             run = stack.enter_context(held)
+        stack.enter_context(departures_told(f"`cifar-hapi resume {path}` goes on from the last checkpoint"))
         check_same("checkpoint", lambda: dataclasses.asdict(checkpoint.point or ResumePoint()))
         terminal.announce(talk, run, images, len(loaders[0]), start)
         if (engine.engine, device_name) == ("native", "cpu") and (late := slowed_by(settings)):
@@ -239,6 +245,8 @@ def build_training(recipe: Recipe, data: Data) -> tuple[Model, tuple[BatchLoader
     if isinstance(network, Airbench):
         first = resize(data.train.images[:_IMAGES_TO_WHITEN], size)
         network.whiten(normalise(first, data.mean, data.std, data_format))
+    if recipe.network.sync_batch_norm:
+        synchronise(network)
     precision = use_mixed_precision(network, recipe.precision, device)
     model = Model(network)
     optimizer = build_optimizer(recipe.optimizer, recipe.schedule, network, len(training), recipe.epochs)

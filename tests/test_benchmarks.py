@@ -15,6 +15,10 @@ from benchmarks.inference_worker import by_dygraph, by_inference, by_onnx
 from benchmarks.optimizer import measured_rows
 from benchmarks.paddle_worker import multiply_adds, network_and_width, parameter_count
 from benchmarks.saved_batches import load_batches, save_images
+from benchmarks.scaling import ALONE, TOGETHER, break_even, first_of_two
+from benchmarks.scaling import figures as scaling_figures
+from benchmarks.scaling import show as show_scaling
+from benchmarks.scaling import with_ratios as with_scaling_ratios
 from benchmarks.tables import markdown_table
 from benchmarks.timing import Spread, straight_line, take_turn, warm_up
 from benchmarks.training import check_same_work, figures, network_and_batch, show, with_ratios
@@ -198,11 +202,16 @@ CHILD = """
 import os
 from benchmarks import worker, speedrun
 worker.warm_up = lambda step: None
+noted = ["of the warm-up"]
+def notes():
+    found = noted[:]
+    noted.clear()
+    return found
 def prepare():
     {prepare}
     print("loud")
-    return {{"pid": os.getpid()}}, {{"step": lambda: os.system("echo louder")}}
-worker.serve(prepare, settle=0)
+    return {{"pid": os.getpid()}}, {{"step": lambda: (noted.append(len(noted)), os.system("echo louder"))}}
+worker.serve(prepare, settle=0, noted=notes)
 """
 
 
@@ -304,3 +313,50 @@ def test_every_program_answers_as_the_network_does(tmp_path, program):
     except Unavailable as why:
         pytest.skip(str(why))
     np.testing.assert_allclose(answer(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_child_notes_only_what_is_counted():
+    with child() as found:
+        found.measure("step", seconds=0.0, at_least=2)
+        assert found.notes == [0, 1]
+        found.measure("step", seconds=0.0, at_least=1)
+        assert found.notes == [0, 1, 0]
+
+
+# Two processes take 0.5 s for a batch of 100, 0.1 of them to add up 3 MB.
+SCALING = {"network": "resnet20", "batch_size": 100, "processes": 2}
+NOTES = [[0.1, 3_000_000], [0.1, 3_000_000], [0.4, 3_000_000]]
+
+
+def test_break_even_is_where_a_ring_takes_as_long_as_computing():
+    row = {**SCALING, **scaling_figures([0.5, 0.5, 0.8], NOTES, 100)}
+    eight, many = break_even(row, (8, 1000))
+    assert (eight["images_a_worker"], eight["compute_seconds"]) == (50, pytest.approx(0.4))
+    assert eight["bytes_sent"] == pytest.approx(2 * 7 / 8 * 3e6)
+    assert eight["bits_per_second"] == pytest.approx(8 * 2 * 7 / 8 * 3e6 / 0.4)
+    assert many["bits_per_second"] == pytest.approx(8 * 2 * 3e6 / 0.4, rel=2e-3)
+
+
+def test_scaling_is_by_one_process():
+    rows = [
+        {**SCALING, "contender": contender, **scaling_figures([seconds] * 3, notes, 100)}
+        for contender, seconds, notes in ((ALONE, 0.4, [[0.0, 0]]), (TOGETHER, 0.5, NOTES))
+    ]
+    alone, together = with_scaling_ratios(rows)
+    assert (alone["to_alone"], together["to_alone"]) == pytest.approx((1.0, 0.8))
+    last = show_scaling([alone, together]).splitlines()[-1]
+    assert [cell.strip() for cell in last.strip("| ").split("|")][2:] == [
+        "200",
+        "0 %",
+        "0.80",
+        "500.0 ms",
+        "100.0 ms",
+        "20.0 %",
+        "3.00 MB",
+        "3",
+    ]
+
+
+def test_two_processes_meet_at_ports_of_their_own():
+    found = first_of_two()
+    assert len({found["PADDLE_MASTER"], *found["PADDLE_TRAINER_ENDPOINTS"].split(",")}) == 3

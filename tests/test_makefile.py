@@ -42,6 +42,7 @@ def make(*arguments, folder=ROOT, **environment):
         (["report"], "pip install --quiet --disable-pip-version-check -e '.[cpu,report]'"),
         (["audit"], ".ci/audit "),
         (["dist"], ".ci/dist "),
+        (["bench-scaling", "ARGS=--json"], "python -m benchmarks.scaling --json"),
         (["bench-store", "ARGS=--json"], "python -m benchmarks.store --json"),
         (["dist"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev,release]'"),
         (["test", "ARGS=-k loader"], "bin/python -m pytest -n 2 --dist loadfile -k loader"),

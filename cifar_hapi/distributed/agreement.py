@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,19 +10,22 @@ from typing import Any
 from cifar_hapi.distributed import ranks
 from cifar_hapi.errors import CifarHapiError, RunError
 
+_BEAT_SECONDS = 5.0  # well below the silence after which a process counts as lost
+
 
 @contextmanager
 def refused_together() -> Iterator[None]:
     """What is refused inside in one process is refused in all, when all have come to its end.
 
-    Nothing inside may communicate. The first process raises its own error, or one that names the lowest rank that
-    has one; the error that the others raise has been told by the first one.
+    It may take any time, such as that of a download. Nothing inside may communicate. The first process raises its own
+    error, or one that names the lowest rank that has one; the error that the others raise has been told by the first.
     """
     own: Exception | None = None
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  # raised below; the others must not wait for this process in vain
-        own = error
+    with _awaited():
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # raised below; the others must not wait for this process in vain
+            own = error
     told = ranks.gathered(_as_told(own))
     if ranks.rank() == 0 and own is not None:
         raise own
@@ -49,6 +53,43 @@ def check_same(what: str, facts: Callable[[], dict[str, Any]]) -> None:
                 f"rank {rank}: another {what} than rank 0's: {key} is {theirs.get(key)!r}, there "
                 f"{found[0].get(key)!r}{more}; start all processes alike",
             )
+
+
+@contextmanager
+def _awaited() -> Iterator[None]:
+    """Wait at its end until all processes have come there, however long one takes: a thread shows that it lives."""
+    if ranks.count() == 1:
+        yield
+        return
+    beating = _Beating()
+    beating.start()
+    yield
+    beating.end()
+
+
+class _Beating(threading.Thread):
+    """Tells the other processes every few seconds that this one is there, until all are done."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._done = threading.Event()
+        self._lost: Exception | None = None
+
+    def run(self) -> None:
+        everywhere = False
+        while not everywhere and self._lost is None:
+            self._done.wait(_BEAT_SECONDS)
+            try:
+                everywhere = round(ranks.summed([self._done.is_set()])[0]) == ranks.count()
+            except Exception as error:  # noqa: BLE001  # raised in the main thread
+                self._lost = error
+
+    def end(self) -> None:
+        """This process is done; return when all are. Raises what kept it from hearing of them."""
+        self._done.set()
+        self.join()
+        if self._lost:
+            raise self._lost
 
 
 def _refusal(kind: type[CifarHapiError], text: str) -> CifarHapiError:

@@ -11,30 +11,47 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_hapi.errors import RecipeError
+from cifar_hapi.errors import LostProcess, RecipeError
 from cifar_hapi.hardware import usable_cores
 from cifar_hapi.runtime import require_paddle, users_threads
 
 _TERMINAL = "CIFAR_HAPI_TERMINAL"  # where the first process gets the launching one's standard output and error
+_OURS = ("--nproc", "--max-restart")  # options of this process, not of those that it starts
+_TOLD_WITHIN = 10  # seconds in which the launcher, which looks every second or two, finds a process that has ended
 _PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def launch(arguments: list[str], processes: int, device: str = "auto") -> int:
+def launch(
+    arguments: list[str], processes: int, device: str = "auto", restarts: int = 0, again: Sequence[str] = ()
+) -> int:
     """Run `cifar-hapi ARGUMENTS` in so many processes on this machine, until all have ended; the exit code.
 
     What the first one prints goes where this one's output goes; the others print nothing, but where one fails its last
     word is printed, with its rank. The processor's cores are shared out between them, unless the user has said how
     many threads to take. SIGINT, SIGTERM and SIGHUP are passed on: the training is saved, and ends.
 
+    restarts: how often all are started again when one has been killed or lost, with `again` as further arguments, by
+    which they go on from the last checkpoint. When they are used up, the exit code is that of LostProcess.
+
     Raises RecipeError where Paddle has no launcher.
     """
     if sys.platform != "linux":
         raise RecipeError(f"--nproc {processes}: Paddle trains by several processes on Linux, this is {sys.platform}")
     require_paddle()
+    code = _launch_once(arguments, processes, device)
+    for number in range(1, restarts + 1):
+        if code != LostProcess.exit_code:
+            break
+        print(f"starting all processes again: {number} of {restarts}", file=sys.stderr, flush=True)
+        code = _launch_once([*arguments, *again], processes, device)
+    return code
+
+
+def _launch_once(arguments: list[str], processes: int, device: str) -> int:
     with tempfile.TemporaryDirectory(prefix="cifar-hapi-") as folder:  # the launcher writes the environment there, too
         logs, terminal = Path(folder), Path(folder) / "terminal"
         with _lent_terminal(terminal), (logs / "launcher").open("wb") as talk:
@@ -48,11 +65,9 @@ def launch(arguments: list[str], processes: int, device: str = "auto") -> int:
             )
             told = _wait(process)
         code = process.returncode
-        if code and not told:
-            _show_failure(logs, processes)
-    if told and code:
-        return 128 + told
-    return code if 0 <= code < 128 else 1
+        if told:
+            return 128 + told if code else 0
+        return _failure(logs, processes, code) if code else 0
 
 
 def is_first() -> bool:
@@ -74,8 +89,16 @@ def take_terminal() -> None:
 
 
 def ended(code: int) -> int:
-    """`code`, which from now on no signal changes: the launcher ends all processes when one of them has failed."""
+    """`code`, which from now on no signal changes: the launcher ends all processes when one of them has failed.
+
+    A process that ends because another one has gone away waits to be told so, for a while: the launcher says which
+    one has failed that it finds first, and that should be the other one.
+    """
     if "PADDLE_TRAINER_ID" in os.environ:
+        told = threading.Event()
+        signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+        if code == LostProcess.exit_code:
+            told.wait(_TOLD_WITHIN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return code
 
@@ -86,15 +109,15 @@ def _rank() -> int:
 
 def _command(arguments: list[str], processes: int, logs: Path) -> list[str]:
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
-    return [*launcher, "--log_dir", str(logs), sys.executable, "-m", "cifar_hapi", *_without_nproc(arguments)]
+    return [*launcher, "--log_dir", str(logs), sys.executable, "-m", "cifar_hapi", *_without_ours(arguments)]
 
 
-def _without_nproc(arguments: list[str]) -> list[str]:
+def _without_ours(arguments: list[str]) -> list[str]:
     kept, skip = [], False
     for argument in arguments:
-        if not skip and argument != "--nproc" and not argument.startswith("--nproc="):
+        if not skip and argument.partition("=")[0] not in _OURS:
             kept.append(argument)
-        skip = argument == "--nproc"
+        skip = argument in _OURS
     return kept
 
 
@@ -141,8 +164,11 @@ def _wait(process: subprocess.Popen[Any]) -> int:
     return told[0] if told else 0
 
 
-def _show_failure(logs: Path, processes: int) -> None:
-    """The last word of each process that has failed, but of the first one's, which has told it itself."""
+def _failure(logs: Path, processes: int, code: int) -> int:
+    """The exit code of a training that the launcher has ended with `code`; who has failed is printed.
+
+    That is the last word of each process that has failed, but of the first one's, which has told it itself.
+    """
     # As Paddle's launcher logs it: "Container rank 1 status failed cmd [...] code -9 log ..."; a test has it do so.
     talk = (logs / "launcher").read_text("utf-8", "replace")
     killed = re.search(r"Container rank (\d+) status failed .* code -(\d+) ", talk)
@@ -151,6 +177,9 @@ def _show_failure(logs: Path, processes: int) -> None:
     for rank in range(1, processes):
         if last := _last_word(logs / f"workerlog.{rank}"):
             print(f"rank {rank}: {last}", file=sys.stderr)
+    if killed:
+        return LostProcess.exit_code
+    return code if 0 <= code < 128 else 1
 
 
 def _last_word(log: Path) -> str:

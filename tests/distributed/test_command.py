@@ -64,7 +64,7 @@ def test_a_rank_that_is_killed_is_named(tmp_path, small_cifar):
     (tmp_path / "site" / "sitecustomize.py").write_text(killing)
     training = command(tmp_path, small_cifar, path=[tmp_path / "site"])
     out, err = training.communicate(timeout=120)
-    assert (training.returncode, out, err) == (1, "", "rank 1: ended by SIGKILL\n")
+    assert (training.returncode, out, err) == (5, "", "rank 1: ended by SIGKILL\n")
 
 
 def test_a_recipe_that_cannot_be_is_refused_before_anything_starts(monkeypatch, capsys):
@@ -87,9 +87,11 @@ def test_several_processes_cannot_share_one_gpu(monkeypatch):
         check_device("gpu:1", 2)
 
 
-@pytest.mark.parametrize("arguments", [["--nproc", "2", "train", "quick"], ["train", "--nproc=2", "quick"]])
+@pytest.mark.parametrize(
+    "arguments", [["--nproc", "2", "train", "quick"], ["train", "--nproc=2", "quick", "--max-restart", "1"]]
+)
 def test_processes_are_not_to_start_others(arguments):
-    assert launching._without_nproc(arguments) == ["train", "quick"]
+    assert launching._without_ours(arguments) == ["train", "quick"]
 
 
 @pytest.mark.parametrize(
@@ -128,3 +130,58 @@ def test_one_process_never_communicates(tmp_path, small_cifar, monkeypatch):
     for name in ("all_reduce", "broadcast", "all_gather_object", "init_parallel_env"):
         monkeypatch.setattr(f"paddle.distributed.{name}", None)
     assert small_fit(small_cifar, tmp_path / "run", epochs=1).manifest["processes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "restarts", "code", "again"),
+    [
+        ([5, 0], 2, 0, 1),
+        ([5, 5, 5], 2, 5, 2),
+        ([5], 0, 5, 0),
+        ([2], 3, 2, 0),
+        ([5, 143], 3, 143, 1),
+    ],
+)
+def test_processes_begin_again_when_one_is_lost_and_for_nothing_else(monkeypatch, capsys, codes, restarts, code, again):
+    seen, left = [], list(codes)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(launching, "_launch_once", lambda arguments, *_: seen.append(arguments) or left.pop(0))
+    assert launching.launch(["train"], 2, restarts=restarts, again=["--resume"]) == code
+    assert seen == [["train"], *[["train", "--resume"]] * again] and not left
+    told = [f"starting all processes again: {number} of {restarts}" for number in range(1, again + 1)]
+    assert capsys.readouterr().err.splitlines() == told
+
+
+@pytest.mark.parametrize("run_dir", [[], ["--run-dir", "mine"]])
+def test_a_training_that_may_begin_again_has_a_run_to_find(monkeypatch, run_dir):
+    seen = {}
+    monkeypatch.setattr(
+        "cifar_hapi.cli.launch", lambda arguments, *_, again: seen.update(found=(arguments, again)) or 0
+    )
+    assert run_command(["train", "quick", "--nproc", "2", *run_dir]) == 0
+    (arguments, again) = seen["found"]
+    place = arguments.index("--run-dir")
+    assert again == ["--resume"] and arguments.count("--run-dir") == 1
+    assert arguments[place + 1] == "mine" if run_dir else arguments[place + 1].startswith("runs/quick-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "quick", "--max-restart", "1"], "--max-restart needs --nproc"),
+        (["train", "quick", "--resume"], "--resume needs --run-dir"),
+    ],
+)
+def test_options_that_need_others(arguments, told, capsys):
+    assert run_command(arguments) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_train_resume_goes_on_or_begins(tmp_path, small_cifar, monkeypatch, capsys):
+    monkeypatch.setattr("cifar_hapi.cli.prepare_process", lambda: None)
+    train = ["train", "quick", "--data-dir", str(small_cifar), "--run-dir", str(tmp_path / "run"), "--no-report"]
+    settings = [part for key, value in {**QUICK, "epochs": 1}.items() for part in ("--set", f"{key}={value}")]
+    for _ in range(2):
+        assert run_command([*train, *settings, "--resume"]) == 0
+    assert run_command([*train, *settings]) == 4
+    assert len(Run(tmp_path / "run").history) == 1 and "exists already" in capsys.readouterr().err

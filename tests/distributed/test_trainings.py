@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_training import write_small_cifar
+from small_training import TINY, write_small_cifar
 
 from callbacks import read_history
 from cifar_hapi import Run
-from tests.launched.trainings import interrupted, resumed, whole
+from tests.launched.killed import begun, train_command
+from tests.launched.trainings import OPTIONS, data_of, interrupted, resumed, synchronised, whole
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "launched" / "trainings.py"
@@ -29,9 +30,10 @@ def folders(tmp_path_factory):
     for folder in folders.values():
         write_small_cifar(folder / "data", train=300, test=97)
     write_small_cifar(folders[2] / "other data", train=300, test=97, seed=1)
-    losses = []
-    whole(folders[1], losses)
-    (folders[1] / "rank-0.json").write_text(json.dumps({"losses": losses}))
+    alone = {"losses": [], "synchronised": []}
+    whole(folders[1], alone["losses"])
+    synchronised(folders[1], alone["synchronised"])
+    (folders[1] / "rank-0.json").write_text(json.dumps(alone))
     interrupted(folders[2], "of one")
     for count in (2, 4):
         launch(count, folders[count])
@@ -40,7 +42,7 @@ def folders(tmp_path_factory):
 
 def launch(count: int, folder: Path) -> None:
     launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(count), "--log_dir", str(folder / "log")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(PROGRAM), str(folder)]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=180
@@ -65,8 +67,22 @@ def test_every_step_has_the_loss_that_it_has_in_one_process(folders, count):
         np.testing.assert_allclose(theirs[name], tensor, atol=2e-5, err_msg=name)
 
 
-def latest(count, folders):
-    return Path((folders[count] / "whole" / "checkpoints" / "latest").read_text().strip()) / "weights.safetensors"
+def latest(count, folders, run="whole"):
+    return Path((folders[count] / run / "checkpoints" / "latest").read_text().strip()) / "weights.safetensors"
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_with_synchronised_batch_norm_too(folders, count):
+    (alone,), together = seen(folders, 1), seen(folders, count)
+    assert len(alone["synchronised"]) == 8 and np.ptp(alone["synchronised"]) > 0.1
+    for each in together:
+        np.testing.assert_allclose(each["synchronised"], alone["synchronised"], rtol=1e-4)
+    ours, theirs = (
+        load_file(folders[n] / "synchronised" / "checkpoints" / latest(n, folders, "synchronised")) for n in (1, count)
+    )
+    assert theirs.keys() == ours.keys() and sum(name.endswith("_variance") for name in ours) == 19
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(theirs[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -158,3 +174,22 @@ def test_what_one_rank_is_refused_all_are(folders, case, error):
     assert first.startswith(error.format(rank="", **where))
     assert second.replace(" (told)", "").startswith(error.format(rank="rank 0: ", **where)) and " (told)" in second
     assert not (folders[2] / "new").exists()
+
+
+def test_after_the_death_of_a_rank_all_begin_again_and_end_with_the_same_bits(folders):
+    """The training `whole`; rank 1 is killed in its sixth step of 8."""
+    folder, more = folders[2], {"data.source": "cifar10", "epochs": 2, "checkpoint.every_steps": 5}
+    processes = ["--nproc", "2", "--max-restart", "1"]
+    command = train_command(data_of(folder), "disturbed", {**TINY, **OPTIONS, **more}, *processes)
+    out, err = begun(folder, command, rank=1, step=6).communicate(timeout=300)
+    lost, named, again = err.splitlines()
+    assert lost.startswith("error: rank 0: waited for ") and "which has gone away" in lost
+    assert lost.endswith("; `cifar-hapi resume disturbed` goes on from the last checkpoint")
+    assert (named, again) == ("rank 1: ended by SIGKILL", "starting all processes again: 1 of 1")
+    assert "resumed  after step 5: epoch 2, step 2 is next" in out.splitlines()
+    disturbed, straight = (Run(folder / name) for name in ("disturbed", "whole"))
+    assert (disturbed.status, disturbed.manifest["processes"]) == ("finished", 2)
+    ours, theirs = (load_file(folder / run / "checkpoints" / latest(2, folders, run)) for run in ("disturbed", "whole"))
+    assert ours.keys() == theirs.keys() and all((ours[name] == tensor).all() for name, tensor in theirs.items())
+    for mine, others in zip(disturbed.history, straight.history, strict=True):
+        assert [mine[key] for key in ("loss", "eval_loss")] == [others[key] for key in ("loss", "eval_loss")]

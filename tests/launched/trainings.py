@@ -58,6 +58,14 @@ def whole(folder: Path, losses: list[float]):
     return small_fit(data_of(folder), folder / "whole", callbacks=[noting], **OPTIONS)
 
 
+def synchronised(folder: Path, losses: list[float]):
+    """As `whole`, with batch norm, whose batch is that of all processes."""
+    noting = LambdaCallback(on_train_batch_end=lambda step, logs: losses.append(logs["batch_loss"]))
+    norm = {"network.norm": "batch", "network.sync_batch_norm": True, "bn_stats.every_epochs": 1, "bn_stats.probe": 7}
+    slow = {"optimizer.lr": 0.002}  # else what is rounded differently grows tenfold a step
+    return small_fit(data_of(folder), folder / "synchronised", callbacks=[noting], **OPTIONS | norm | slow)
+
+
 def with_norm(folder: Path):
     norm = {"network.norm": "batch", "averaging.decay": 0.9, "bn_stats.every_epochs": 1, "bn_stats.gradients": True}
     stopping = {"early_stopping.patience": 5, "early_stopping.restore_best": True}
@@ -114,6 +122,8 @@ def main(folder: Path) -> None:
     losses: list[float] = []
     run = whole(folder, losses)
     seen = {"processes": ranks.count(), "losses": losses, "evaluated": evaluate(run.path), "trained": run.evaluation}
+    seen["synchronised"] = synchronised_losses = []
+    synchronised(folder, synchronised_losses)
     if ranks.count() == 2:
         normed = with_norm(folder)
         seen["statistics"] = [
