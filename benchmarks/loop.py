@@ -168,8 +168,8 @@ def measure_memory(arguments: argparse.Namespace) -> dict[str, float]:
     """Peak resident MiB of a few steps of training and of an evaluation, with all images loaded."""
     _prepare()
     from benchmarks.paddle_worker import switch_engine
+    from cifar_hapi.building import build_training
     from cifar_hapi.data.sources import open_data
-    from cifar_hapi.training import build_training
 
     recipe = _recipe(arguments, arguments.memory_network).with_overrides({"data.val_fraction": 0.02})
     data = open_data(recipe.data, recipe.seed)

@@ -15,11 +15,11 @@ from small_training import small_fit
 
 from callbacks import NonFiniteLoss
 from cifar_hapi import DataError, Recipe, RecipeError, Run, RunError, evaluate, fit, load, predict
+from cifar_hapi.building import build_training, images_to_probe
 from cifar_hapi.data.device_loader import DeviceLoader
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.engine import onednn_availability
-from cifar_hapi.training import build_training, images_to_probe
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_training_evaluation_and_what_is_loaded_compute_in_the_same_precision(sm
 
 @pytest.mark.parametrize("on_device", ["auto", True, False])
 def test_automatically_images_live_on_a_gpu_that_has_room(small_cifar, monkeypatch, on_device):
-    monkeypatch.setattr("cifar_hapi.training.fits_on", lambda device, train, val: (len(train), len(val)) == (540, 60))
+    monkeypatch.setattr("cifar_hapi.building.fits_on", lambda device, train, val: (len(train), len(val)) == (540, 60))
     options = {
         "data.source": "cifar10",
         "data.dir": str(small_cifar),

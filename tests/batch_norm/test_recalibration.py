@@ -10,12 +10,12 @@ from small_training import write_small_cifar
 
 from cifar_hapi import accelerate, load, recalibrate
 from cifar_hapi.batch_norm.freezing import freeze_batch_norm
+from cifar_hapi.building import build_training
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.errors import DataError, RecipeError, RunError
 from cifar_hapi.networks import build_network
-from cifar_hapi.training import build_training
 
 RNG = np.random.default_rng(0)
 IMAGES = (RNG.standard_normal((23, 3, 8, 8)) * 3 + 1).astype("float32")

@@ -16,7 +16,7 @@ from small_training import small_fit
 
 from callbacks import LambdaCallback
 from callbacks.paddle_model import norm_layers, norm_tensors
-from cifar_hapi import CifarHapiError, evaluate, training
+from cifar_hapi import CifarHapiError, beginning, evaluate
 from cifar_hapi.distributed import ranks
 
 # 270 images to train on in batches of 62, 30 to validate and 97 to test in batches of 20: nothing divides by 4.
@@ -87,7 +87,7 @@ def resumed(folder: Path, name: str):
 
 def refusals(folder: Path) -> dict[str, str]:
     rank, found = ranks.rank(), {}
-    alike = training.versions
+    alike = beginning.versions
 
     def other_versions():
         return alike() | ({"paddle": "0.1"} if rank else {})
@@ -101,9 +101,9 @@ def refusals(folder: Path) -> dict[str, str]:
 
     refused("exists", "whole")
     refused("recipe", "new", **{"optimizer.lr": 0.1 * (rank + 1)})
-    training.versions = other_versions
+    beginning.versions = other_versions
     refused("versions", "new")
-    training.versions = alike
+    beginning.versions = alike
     refused("data", "new", data="data" if rank == 0 else "other data")
     refused("one", "new", data="data" if rank == 0 else "nowhere")
     return found
