@@ -53,8 +53,10 @@ def main() -> None:
             rows += measured
     computed = [row for each in rows if each["contender"] == TOGETHER for row in break_even(each)]
     about = f"{machine_line(versions)}; images of {source}, engine oneDNN, {arguments.precision}"
+    about += ", synchronised batch norm" if arguments.sync_batch_norm else ""
     text = f"{show(rows)}\n\nComputed from that, not measured:\n\n{show_break_even(computed)}\n\n{about}"
     settings = {"images": source, "precision": arguments.precision, "rounds": arguments.rounds}
+    settings["sync_batch_norm"] = arguments.sync_batch_norm
     report(text, {"versions": versions, "settings": settings, "rows": rows, "computed": computed}, arguments.json)
 
 
@@ -69,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
         help=f"default: {' '.join(NETWORKS)}",
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--sync-batch-norm", action="store_true", help="batch norm over both processes' images")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn; it has a step at least")
     parser.add_argument("--steps", type=int, default=14, help="timed steps of each contender in all, at least")
@@ -82,6 +85,7 @@ def measure(
     """A row for each way to train this network, and the versions of what they run on."""
     command = [sys.executable, "-m", "benchmarks.scaling_worker", "--network", network, "--images", str(images)]
     command += ["--batch-size", str(batch_size), "--precision", arguments.precision]
+    command += ["--sync-batch-norm"] if arguments.sync_batch_norm else []
     with ExitStack() as stack:
         workers = {}
         for contender, environment in ((ALONE, {"MKL_NUM_THREADS": "2"}), (TOGETHER, first_of_two())):

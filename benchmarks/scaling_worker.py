@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="a file of benchmarks.saved_batches")
     parser.add_argument("--batch-size", type=int, required=True, help="of all processes together")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--sync-batch-norm", action="store_true")
     arguments = parser.parse_args()
     communication = Communication()
     if os.environ.get("PADDLE_TRAINER_ID") == "1":
@@ -38,6 +39,7 @@ def prepare(arguments: argparse.Namespace, communication: Communication) -> tupl
     prepare_process()
     from cifar_hapi.distributed import ranks
     from cifar_hapi.distributed.shares import share
+    from cifar_hapi.distributed.sync_batch_norm import synchronise
     from cifar_hapi.networks import build_network
     from cifar_hapi.runtime import threads, versions
 
@@ -45,6 +47,8 @@ def prepare(arguments: argparse.Namespace, communication: Communication) -> tupl
     communication.watch()
     network = build_network(arguments.network)
     about = {"versions": versions(), "parameters": parameter_count(network), "multiply_adds": multiply_adds(network)}
+    if arguments.sync_batch_norm:
+        synchronise(network)
     model = prepared_model(network, "onednn", arguments.precision)
     own = share(arguments.batch_size, ranks.rank(), ranks.count())
     batches = load_batches(arguments.images, arguments.batch_size)

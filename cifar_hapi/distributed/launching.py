@@ -167,16 +167,21 @@ def _wait(process: subprocess.Popen[Any]) -> int:
 def _failure(logs: Path, processes: int, code: int) -> int:
     """The exit code of a training that the launcher has ended with `code`; who has failed is printed.
 
-    That is the last word of each process that has failed, but of the first one's, which has told it itself.
+    That is the last word of each process that has failed, but of the first one's, which has told it itself, and of
+    those that have waited for another one, of which one is heard.
     """
     # As Paddle's launcher logs it: "Container rank 1 status failed cmd [...] code -9 log ..."; a test has it do so.
     talk = (logs / "launcher").read_text("utf-8", "replace")
     killed = re.search(r"Container rank (\d+) status failed .* code -(\d+) ", talk)
     if killed:
         print(f"rank {killed[1]}: ended by {signal.Signals(int(killed[2])).name}", file=sys.stderr)
+    heard = not (killed and killed[1] == "0")
     for rank in range(1, processes):
-        if last := _last_word(logs / f"workerlog.{rank}"):
-            print(f"rank {rank}: {last}", file=sys.stderr)
+        last = _last_word(logs / f"workerlog.{rank}")
+        waited = last.startswith(f"error: rank {rank}: waited ")
+        if last and not (waited and heard):
+            print(last if waited else f"rank {rank}: {last}", file=sys.stderr)
+        heard = heard or waited
     if killed:
         return LostProcess.exit_code
     return code if 0 <= code < 128 else 1

@@ -126,6 +126,31 @@ def test_the_last_word_of_a_failed_rank(tmp_path, log, said):
     assert launching._last_word(tmp_path / "workerlog.1") == said
 
 
+KILLED = "LAUNCH ERROR\nContainer rank {} status failed cmd ['python', '-m'] code -9 log logs/workerlog.{}\n"
+WAITED = "error: rank {}: waited for another process, which has gone away; resume\n"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "logs", "code", "told"),
+    [
+        (KILLED.format(1, 1), {2: WAITED.format(2)}, 5, ["rank 1: ended by SIGKILL"]),
+        (
+            KILLED.format(0, 0),
+            {1: WAITED.format(1), 2: WAITED.format(2)},
+            5,
+            ["rank 0: ended by SIGKILL", WAITED.format(1).rstrip()],
+        ),
+        ("", {1: "error: no room\n", 2: WAITED.format(2)}, 1, ["rank 1: error: no room"]),
+    ],
+)
+def test_who_has_failed_is_told_once(tmp_path, capsys, launcher, logs, code, told):
+    (tmp_path / "launcher").write_text(launcher)
+    for rank, text in logs.items():
+        (tmp_path / f"workerlog.{rank}").write_text(text)
+    assert launching._failure(tmp_path, 3, 1) == code
+    assert capsys.readouterr().err.splitlines() == told
+
+
 def test_one_process_never_communicates(tmp_path, small_cifar, monkeypatch):
     for name in ("all_reduce", "broadcast", "all_gather_object", "init_parallel_env"):
         monkeypatch.setattr(f"paddle.distributed.{name}", None)
