@@ -97,7 +97,7 @@ def ended(code: int) -> int:
     if "PADDLE_TRAINER_ID" in os.environ:
         told = threading.Event()
         signal.signal(signal.SIGTERM, lambda number, frame: told.set())
-        if code == LostProcess.exit_code:
+        if code == LostProcess.exit_code and os.environ.get("PADDLE_LOCAL_SIZE") != "1":
             told.wait(_TOLD_WITHIN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return code
