@@ -29,8 +29,8 @@ from cifar_hapi.model import Model
 from cifar_hapi.pretrained import Start, WeightsFile, find_weights, put_weights, read_weights
 from cifar_hapi.recipe import Recipe, by_key
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
-from cifar_hapi.run import Run, followed_run, free_run_path, resumed_run, started_run
-from cifar_hapi.run_path import new_run_path
+from cifar_hapi.run import Run, followed_run, resumed_run, started_run
+from cifar_hapi.run_path import free_run_path, new_run_path
 from cifar_hapi.runtime import Setting, apply_settings, check_device, machine, paddle_session, slowed_by, versions
 
 

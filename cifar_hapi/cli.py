@@ -18,7 +18,7 @@ from cifar_hapi._version import __version__
 from cifar_hapi.distributed.launching import ended, is_first, launch, take_terminal
 from cifar_hapi.errors import CifarHapiError, RecipeError
 from cifar_hapi.recipe import Recipe, Views, overrides_by_key, parse_override, recipe_names, recipe_text
-from cifar_hapi.run_path import check_run, is_run, new_run_path
+from cifar_hapi.run_path import check_run, free_run_path, is_run, new_run_path
 from cifar_hapi.runtime import cache_folder, prepare_process
 from cifar_hapi.serving.address import Address
 from cifar_hapi.serving.libraries import check_libraries
@@ -155,6 +155,8 @@ def train(
         raise click.UsageError("--resume needs --run-dir: which run is to go on?")
     _check_restarts(nproc, max_restart)
     if nproc > 1:
+        if run_dir and not resume:
+            free_run_path(run_dir)  # which each process would find out after seconds
         named_run = [] if run_dir else ["--run-dir", str(new_run_path(resolved.name))]  # for restarts to find
         raise click.exceptions.Exit(launch([*arguments, *named_run], nproc, device, max_restart, again=["--resume"]))
     prepare_process()

@@ -16,8 +16,8 @@ _FREE = {"epochs", "name", "description", "data.dir", "data.store"}
 def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = False) -> Run | None:
     """The run at `path` that `recipe` can go on with; None where there is none yet.
 
-    Raises RunError, with the keys, for a run of another recipe unless changes are allowed, and RecipeError for fewer
-    epochs than the run has behind it.
+    Raises RunError, with the keys, for a run of another recipe, or of more epochs, unless changes are allowed, and
+    RecipeError for fewer epochs than the run has behind it.
     """
     if path is None:
         raise RecipeError("resume needs run_dir: which run is to go on?")
@@ -27,16 +27,17 @@ def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = Fal
     if origin := run.recorded("derived_from", dict):
         made = f"they were made from run {origin.get('run')}"
         raise RunError(f"run {path}: holds weights alone: there is nothing to go on training from; {made}")
+    done = len(run.history)
+    if recipe.epochs < done:
+        raise RecipeError(f"epochs = {recipe.epochs}: run {path} has {done} behind it; ask for more")
     before, now = run.recipe.to_dict(), recipe.to_dict()
-    differing = [key for key in differing_keys(run.recipe, recipe) if key not in _FREE]
+    free = _FREE if recipe.epochs >= run.recipe.epochs else _FREE - {"epochs"}
+    differing = [key for key in differing_keys(run.recipe, recipe) if key not in free]
     if differing and not allow_changes:
         changes = ", ".join(f"{key} ({value_at(before, key)!r}, now {value_at(now, key)!r})" for key in differing)
         raise RunError(
             f"run {path}: its recipe was another: {changes}; --allow-changes (allow_changes=True) goes on so"
         )
-    done = len(run.history)
-    if recipe.epochs < done:
-        raise RecipeError(f"epochs = {recipe.epochs}: run {path} has {done} behind it; ask for more")
     return run
 
 

@@ -32,7 +32,7 @@ from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.errors import LostProcess, RecipeError, RunError
 from cifar_hapi.printable import is_fit_to_print
 from cifar_hapi.recipe import Recipe
-from cifar_hapi.run_path import RUNS, no_run_at, no_run_in
+from cifar_hapi.run_path import RUNS, free_run_path, no_run_at, no_run_in
 
 Kind = TypeVar("Kind")
 
@@ -252,16 +252,6 @@ def _told(run: Run) -> Iterator[Run]:
         raise
     run.manifest.pop("error", None)
     end("finished")
-
-
-def free_run_path(path: str | Path) -> Path:
-    """`path`, if it holds no run yet; else RunError."""
-    if (Path(path) / "run.json").exists():
-        raise RunError(
-            f"run {path}: exists already; `cifar-hapi resume {path}` (resume=True) goes on with it, "
-            "or choose another run directory"
-        )
-    return Path(path)
 
 
 def now() -> str:

@@ -30,6 +30,16 @@ def new_run_path(name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+def free_run_path(path: str | Path) -> Path:
+    """`path`, if it holds no run yet; else RunError."""
+    if is_run(path):
+        raise RunError(
+            f"run {path}: exists already; `cifar-hapi resume {path}` (resume=True) goes on with it, "
+            "or choose another run directory"
+        )
+    return Path(path)
+
+
 def no_run_at(path: Path, file: str = "run.json") -> RunError:
     return RunError(f"{path} is no run: it has no {file}")
 

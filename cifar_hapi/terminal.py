@@ -40,7 +40,7 @@ def announce(out: Console, run: Run, data: Data, steps: int, start: Start | None
         ("data", f"{data.name}: {len(data.train):,} images to train on, {held_out}, {len(data.test):,} to test"),
         ("from", _short(data.source)),
         ("network", f"{recipe.network.name}, {run.manifest['parameters'] / 1e6:.2f} M parameters"),
-        ("engine", "{engine} ({engine_reason}), {precision}, on {device}".format(**run.manifest)),
+        ("engine", "{engine} ({engine_reason}), {precision}, on {device}".format(**run.manifest) + _by(run)),
         ("recipe", f"{recipe.name}: {recipe.epochs} x {steps} steps of {recipe.batch_size} images"),
         ("run", str(run.path)),
     ]
@@ -48,6 +48,11 @@ def announce(out: Console, run: Run, data: Data, steps: int, start: Start | None
         rows.insert(3, ("weights", _begun_with(start, len(data.train.class_names))))
     _rows(out, rows)
     _say(out, data.note)
+
+
+def _by(run: Run) -> str:
+    processes = run.manifest.get("processes", 1)
+    return f", by {processes} processes" if processes > 1 else ""
 
 
 def say_complete(out: Console, run: Run) -> None:

@@ -96,7 +96,8 @@ def _train(training: Begun, callbacks: Sequence[Callback], talk: Console) -> Non
         run.model = load(run)
         return
     if point.step:
-        talk.print(f"{'resumed':9}after step {point.step}: epoch {point.epoch + 1}, step {point.batch + 1} is next")
+        due = f"step {point.batch + 1}" if point.batch < len(training.loaders[0]) else "its end"
+        talk.print(f"{'resumed':9}after step {point.step}: epoch {point.epoch + 1}, {due} is next")
         schedule = scheduler(run.model)
         schedule.step(schedule.last_epoch)  # its rate may follow another plan from here on
     shown = [] if talk.quiet else [Progress(console=talk)]

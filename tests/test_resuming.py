@@ -109,6 +109,24 @@ def test_another_recipe_is_refused_with_its_keys_unless_allowed(small_cifar, tmp
     assert run.recipe.optimizer.lr == 0.123 and len(run.history) == 2
 
 
+def test_fewer_epochs_than_planned_are_another_recipe(small_cifar, tmp_path, capsys):
+    class Leave(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    options = {"epochs": 6, "checkpoint.every_steps": 1}
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(small_cifar, tmp_path / "run", callbacks=[Leave()], **options)
+    with pytest.raises(RunError, match=r"its recipe was another: epochs \(6, now 3\); --allow-changes"):
+        small_fit(small_cifar, tmp_path / "run", resume=True, **{**options, "epochs": 3})
+    changed = {**options, "epochs": 3, "allow_changes": True, "verbose": 1}
+    run = small_fit(small_cifar, tmp_path / "run", resume=True, **changed)
+    assert [record["epoch"] for record in run.history] == [1, 2, 3]
+    last = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("resumed"))
+    assert last.endswith(("epoch 2, its end is next", "epoch 3, step 1 is next")), last
+
+
 def test_other_data_is_refused(small_cifar, tmp_path):
     small_fit(small_cifar, tmp_path / "run", epochs=1)
     write_small_cifar(tmp_path / "other", seed=5)
@@ -234,7 +252,7 @@ def test_a_killed_run_is_interrupted_and_the_command_resumes_it(small_cifar, tmp
     process.communicate()
     assert Run(tmp_path / "run").status == "interrupted"
     done = len(Run(tmp_path / "run").history)
-    output, err = program("resume", tmp_path / "run", "--epochs", done + 1).communicate(timeout=120)
+    output, err = program("resume", tmp_path / "run", "--epochs", done + 1, "--allow-changes").communicate(timeout=120)
     assert "resumed" in output and "after step" in output, err
     assert len(Run(tmp_path / "run").history) == done + 1
 

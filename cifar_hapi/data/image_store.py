@@ -11,6 +11,7 @@ by which a store is told that no longer fits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -75,8 +76,8 @@ class ImageStore:
                     found = self._read()
         except OSError as error:
             raise DataError(
-                f"{self.place}: images cannot be stored: {error.strerror or error}; make room, or name another folder "
-                "by data.store"
+                f"{self.place}: images cannot be stored: {error.strerror or error}; "
+                f"{'make room, or ' if error.errno == errno.ENOSPC else ''}name another folder by data.store"
             ) from None
         if found is None:
             raise DataError(f"{self.root}: images were changed as they were decoded; try again when they are still")
@@ -127,7 +128,8 @@ class ImageStore:
             index: _Index = TypeAdapter(_Index).validate_json(data)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+            where = "".join(f"{each}: " for each in first["loc"])
+            raise ValueError(f"{where}{first['msg'].lower()}") from None
         return index
 
     def _write(self) -> None:

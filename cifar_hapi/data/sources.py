@@ -148,7 +148,9 @@ def _read_folder(folder: Path, recipe: DataRecipe, progress: bool) -> tuple[str,
     train = found.train.take(np.random.default_rng(0).permutation(len(found.train)))  # not by class: see data.limit
     more = ", ..." if len(found.unreadable) > 3 else ""
     names = ", ".join(escaped(str(path)) for path in found.unreadable[:3]) + more
-    note = f"{len(found.unreadable)} unreadable images were left out: {names}" if found.unreadable else ""
+    count = len(found.unreadable)
+    were = "1 unreadable image was" if count == 1 else f"{count:,} unreadable images were"
+    note = f"{were} left out: {names}" if count else ""
     return str(folder.resolve()), str(folder.resolve()), note, train, found.test
 
 

@@ -49,6 +49,7 @@ def test_sigterm_ends_in_a_checkpoint_and_the_first_rank_alone_is_seen(tmp_path,
     rest, err = training.communicate(timeout=120)
     assert training.returncode == 128 + signal.SIGTERM, err
     assert [line.split()[0] for line in out].count("data") == 1
+    assert any(line.startswith("engine") and line.endswith(", on cpu, by 2 processes\n") for line in out)
     assert rest.splitlines()[-1] == "saved    `cifar-hapi resume run` goes on from here"
     assert err == "\nsaving after this step\n"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -71,6 +72,13 @@ def test_a_recipe_that_cannot_be_is_refused_before_anything_starts(monkeypatch, 
     monkeypatch.setattr(launching, "launch", None)
     assert run_command(["train", "quik", "--nproc", "2"]) == 2
     assert "did you mean quick?" in capsys.readouterr().err
+
+
+def test_a_run_that_exists_is_refused_before_anything_starts(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(launching, "launch", None)
+    (tmp_path / "run.json").write_text("{}")
+    assert run_command(["train", "quick", "--nproc", "2", "--run-dir", str(tmp_path)]) == 4
+    assert "exists already; `cifar-hapi resume" in capsys.readouterr().err
 
 
 def test_other_systems_are_told_that_it_is_for_linux(monkeypatch, capsys):
