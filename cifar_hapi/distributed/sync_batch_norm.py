@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from callbacks.paddle_model import all_axes_but_channels, keeps_statistics
+from callbacks.paddle_model import keeps_statistics
 from cifar_hapi.distributed import ranks
 
 _together = False
@@ -53,12 +54,11 @@ class SyncBatchNorm2D(nn.BatchNorm2D):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if not (_together and self.training and keeps_statistics(self)):
             return super().forward(x)
-        axes = all_axes_but_channels(self, x.ndim)
         with paddle.no_grad():
-            statistics = _statistics_of_all(x.astype("float32"), axes)
-            for running, batch in ((self._mean, statistics.mean), (self._variance, statistics.variance)):
+            seen = _of_all(self, x)
+            for running, batch in ((self._mean, seen.mean), (self._variance, seen.variance)):
                 paddle.assign(self._momentum * running + (1 - self._momentum) * batch, running)
-        return _Normalise.apply(x, self.weight, self.bias, statistics, axes, self._epsilon)
+        return _Normalise.apply(x, self.weight, self.bias, seen)
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,41 @@ class _Statistics:
     mean: paddle.Tensor
     variance: paddle.Tensor
     count: float
+    epsilon: float
+    data_format: str
+
+    def normalised(self, x: paddle.Tensor, scale: paddle.Tensor, shift: paddle.Tensor) -> paddle.Tensor:
+        """(x - mean) / sqrt(variance + epsilon) * scale + shift; by Paddle's kernel: broadcasting is slow."""
+        options = {"training": False, "epsilon": self.epsilon, "data_format": self.data_format}
+        return F.batch_norm(x, self.mean, self.variance, scale, shift, **options)
 
 
-def _statistics_of_all(x: paddle.Tensor, axes: Sequence[int]) -> _Statistics:
-    mean = x.mean(axes)
-    variance = (x - _beside(mean, x, axes)).square().mean(axes)
-    channels = int(mean.size)
+def _of_all(norm: nn.BatchNorm2D, x: paddle.Tensor) -> _Statistics:
+    channels = int(norm._mean.size)
+    own, variance = _of_this_process(norm, x)
     # float64: from mean and mean of squares, which add up, a small variance beside a large mean comes out exactly.
-    own, count = mean.astype("float64"), paddle.full([1], x.size // channels, "float64")
-    sums = [count * own, count * (variance.astype("float64") + own * own), count.clone()]
+    mean, count = own.astype("float64"), paddle.full([1], x.size // channels, "float64")
+    sums = [count * mean, count * (variance.astype("float64") + mean * mean), count.clone()]
     ranks.add_up(sums)
     total, squares, count = sums
     mean = total / count
     variance = (squares / count - mean * mean).clip(min=0.0)
-    return _Statistics(mean.astype("float32"), variance.astype("float32"), count.item())
+    options = (count.item(), norm._epsilon, norm._data_format)
+    return _Statistics(mean.astype("float32"), variance.astype("float32"), *options)
+
+
+def _of_this_process(norm: nn.BatchNorm2D, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Mean and variance of x: running statistics of which nothing old remains."""
+    mean, variance = paddle.zeros_like(norm._mean), paddle.zeros_like(norm._variance)
+    if x.size == mean.size:  # Paddle leaves them alone then
+        return x.flatten().astype("float32"), variance
+    options = {"training": True, "momentum": 0.0, "data_format": norm._data_format}
+    F.batch_norm(x, mean, variance, norm.weight, norm.bias, **options)
+    return mean, variance
 
 
 class _Normalise(PyLayer):
-    """(x - mean) / sqrt(variance + epsilon) * scale + shift, where mean and variance depend on every process's x.
+    """`_Statistics.normalised`, where mean and variance depend on every process's x.
 
     The gradients of scale and shift are this process's part, that of x is of the loss of all (Ioffe & Szegedy 2015,
     arXiv 1502.03167, section 3).
@@ -93,35 +110,33 @@ class _Normalise(PyLayer):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: paddle.Tensor,
-        scale: paddle.Tensor,
-        shift: paddle.Tensor,
-        statistics: _Statistics,
-        axes: Sequence[int],
-        epsilon: float,
+        ctx: Any, x: paddle.Tensor, scale: paddle.Tensor, shift: paddle.Tensor, seen: _Statistics
     ) -> paddle.Tensor:
-        inverse = (statistics.variance + epsilon).rsqrt()
-        centred = x.astype("float32") - _beside(statistics.mean, x, axes)
-        normal = centred * _beside(inverse, x, axes)
-        ctx.save_for_backward(normal, scale, inverse)
-        ctx.count, ctx.axes = statistics.count, axes
+        ctx.save_for_backward(x, scale, shift)
+        ctx.seen = seen
         ctx.needed = [not each.stop_gradient for each in (x, scale, shift)]
-        return (normal * _beside(scale, x, axes) + _beside(shift, x, axes)).astype(x.dtype)
+        return seen.normalised(x, scale, shift)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
-        normal, scale, inverse = ctx.saved_tensor()
-        given = gradient.astype("float32")
-        of_shift, of_scale = given.sum(ctx.axes), (given * normal).sum(ctx.axes)
-        sums = [of_shift.clone(), of_scale.clone()]
+        seen, (x, scale, shift) = ctx.seen, ctx.saved_tensor()
+        of_x, of_scale, of_shift = _with_statistics_held(seen, (x, scale, shift), gradient)
+        sums = [of_scale.clone(), of_shift.clone()]
         ranks.add_up(sums)
-        mean, slope = (_beside(each / ctx.count, normal, ctx.axes) for each in sums)
-        of_x = (given - mean - normal * slope) * _beside(scale * inverse, normal, ctx.axes)
-        found = (of_x.astype(gradient.dtype), of_scale, of_shift)
+        # What x does through mean and variance is for each channel a line in x.
+        factor = scale * (seen.variance + seen.epsilon).rsqrt() / seen.count
+        found = (of_x - seen.normalised(x, *(factor * each for each in sums)), of_scale, of_shift)
         return tuple(each if needed else None for each, needed in zip(found, ctx.needed, strict=True))
 
 
-def _beside(channels: paddle.Tensor, x: paddle.Tensor, axes: Sequence[int]) -> paddle.Tensor:
-    """[C], shaped so that it meets the channels of x."""
-    return channels.reshape([1 if axis in axes else -1 for axis in range(x.ndim)])
+def _with_statistics_held(
+    seen: _Statistics, inputs: Sequence[paddle.Tensor], gradient: paddle.Tensor
+) -> list[paddle.Tensor]:
+    """The gradients of x, scale and shift where mean and variance are constants."""
+    leaves = [each.detach() for each in inputs]
+    for leaf in leaves:
+        leaf.stop_gradient = False
+    with paddle.enable_grad():
+        y = seen.normalised(*leaves)
+    paddle.autograd.backward([y], [gradient])
+    return [leaf.grad for leaf in leaves]

@@ -57,10 +57,10 @@ def test_the_batch_of_others_counts(monkeypatch):
 
     def with_the_other(tensors):
         others = [2 * each for each in tensors]
-        if len(tensors) == 2:  # backwards: the sums of the other's gradients
+        if len(tensors) == 2:  # backwards: the sums of the other's gradients, of scale and shift
             of_shift = gradients[1].sum((0, 2, 3))
             of_scale = (gradients[1] * normal).sum((0, 2, 3))
-            others = [tensors[0] + paddle.to_tensor(of_shift), tensors[1] + paddle.to_tensor(of_scale)]
+            others = [tensors[0] + paddle.to_tensor(of_scale), tensors[1] + paddle.to_tensor(of_shift)]
         for tensor, total in zip(tensors, others, strict=True):
             paddle.assign(total, tensor)
 
@@ -70,6 +70,21 @@ def test_the_batch_of_others_counts(monkeypatch):
     np.testing.assert_allclose(of_x, both[1][:4], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(mean, both[4], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(variance, both[5], rtol=1e-4, atol=1e-6)
+
+
+def test_a_process_may_have_a_single_value(monkeypatch):
+    """[1, C, 1, 1] here and -1 elsewhere: Paddle alone would pass it on as it is."""
+    other = [paddle.full([3], -1.0, "float64"), paddle.ones([3], "float64"), paddle.ones([1], "float64")]
+
+    def with_the_other(tensors):
+        for tensor, more in zip(tensors, other, strict=True):
+            paddle.assign(tensor + more, tensor)
+
+    monkeypatch.setattr(ranks, "add_up", with_the_other)
+    norm = SyncBatchNorm2D(3)
+    with together(), paddle.no_grad():
+        y = norm(paddle.full([1, 3, 1, 1], 3.0))  # mean 1, standard deviation 2
+    np.testing.assert_allclose(y.numpy().ravel(), [1, 1, 1], rtol=1e-5)
 
 
 def test_frozen_scale_and_shift_have_no_gradient():
