@@ -26,8 +26,8 @@ def convert_sync_batch_norm(model: ModelOrLayer) -> ModelOrLayer:
 
     In a recipe, `network.sync_batch_norm` does the same by a layer of this project, on CPUs, too.
 
-    This one is for GPUs: Paddle 2.6.2 and 3.3.1 have no kernel for it on a CPU, neither for training nor for evaluation (to
-    evaluate there, load the weights into the network as it was). Raises RecipeError on a CPU, for a network without
+    This one is for GPUs: Paddle 2.6.2 and 3.3.1 have no kernel for it on a CPU, neither for training nor for evaluation
+    (to evaluate there, load the weights into the network as it was). Raises RecipeError on a CPU, for a network without
     batch norm, for frozen layers (`use_global_stats`), which `SyncBatchNorm` cannot be, and for layers of the older
     `paddle.nn.BatchNorm`, which Paddle would leave as they are.
     """
