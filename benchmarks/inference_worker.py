@@ -16,17 +16,23 @@ Answer = Callable[[Any], Any]  # from float32 [N, 3, 32, 32] to logits, both Num
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", required=True)
-    parser.add_argument("--images", type=Path, required=True, help="a file of benchmarks.saved_batches")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", required=True)
-    parser.add_argument("--threads", type=int, required=True)
+    parser = worker_parser(__doc__)
     parser.add_argument("--program", choices=("dygraph", "inference", "onnx"), default="dygraph")
     parser.add_argument("--engine", default="native", help="of dygraph")
     parser.add_argument("--precision", default="float32", help="of dygraph; int8 of onnx")
     parser.add_argument("--fold-bn", action="store_true")
     arguments = parser.parse_args()
     serve(lambda: prepare(arguments))
+
+
+def worker_parser(description: str | None) -> argparse.ArgumentParser:
+    """What benchmarks.inference says to each of its children."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--network", required=True)
+    parser.add_argument("--images", type=Path, required=True, help="a file of benchmarks.saved_batches")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    return parser
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Step]]:

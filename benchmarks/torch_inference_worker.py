@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from benchmarks.inference_worker import works
+from benchmarks.inference_worker import worker_parser, works
 from benchmarks.torch_worker import import_torch, multiply_adds
 from benchmarks.worker import Step, Unavailable, serve
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", required=True)
-    parser.add_argument("--images", type=Path, required=True, help="a file of benchmarks.saved_batches")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    arguments = parser.parse_args()
+    arguments = worker_parser(__doc__).parse_args()
     serve(lambda: prepare(arguments))
 
 
