@@ -265,11 +265,16 @@ def test_a_body_that_does_not_come_is_not_waited_for(narrow):
     assert found.startswith(b"HTTP/1.1 408") and b"took more than 0.5 s to arrive" in found
 
 
-def test_bodies_that_are_too_much_together_are_refused(narrow):
+def test_bodies_that_are_too_much_together_are_refused(narrow, monkeypatch):
+    from cifar_hapi.serving.body import BodyReceiver
+
+    receivers, check = [], BodyReceiver._check
+    monkeypatch.setattr(BodyReceiver, "_check", lambda self, size: receivers.append(self) or check(self, size))
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 19000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", narrow), timeout=5) as slow:
         slow.sendall(head + bytes(18_000))
-        time.sleep(0.2)  # until it is received
+        while not (receivers and receivers[0].held == 18_000):
+            time.sleep(0.001)
         found = sent_raw(narrow, head + bytes(19_000), seconds=0.2)
         assert found.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in found and b"being received" in found
         assert slow.recv(20).startswith(b"HTTP/1.1 408")
