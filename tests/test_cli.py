@@ -267,3 +267,8 @@ def test_a_quiet_program_prints_its_result_alone(small_cifar, tmp_path):
     out, err = program("train", *options, *TINY_ARGUMENTS).communicate(timeout=120)
     top1 = Run(tmp_path / "run").evaluation["top1"]
     assert err == "" and out.startswith(f"test top-1 {top1:.2%}: ") and len(out.splitlines()) == 2
+
+
+def test_the_command_itself_needs_no_paddle():
+    script = "import sys, cifar_hapi.cli; sys.exit('paddle' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
