@@ -361,15 +361,13 @@ def bn(run: Path | None, html: str | None, as_json: bool, quiet: bool, **options
 @click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
-    default=512,
-    show_default=True,
+    show_default="512",
     help="Training images that int8 takes its ranges from.",
 )
 @click.option(
     "--max-fall",
     type=click.FloatRange(0, 100),
-    default=1.0,
-    show_default=True,
+    show_default="1",
     help="Percentage points of top-1 that int8 may cost.",
 )
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="A new folder; by default in RUN/export/.")

@@ -76,7 +76,7 @@ class AugmentRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class NetworkRecipe:
-    """Which network. Without `width`, `shortcut`, `norm`, `stem`: the published form.
+    """Which network. Without `width`, `shortcut`, `norm`, `stem`, `activation`: the usual form.
 
     Without `num_classes`: the data's. `data_format`: for `auto` see `Recipe.data_format`. `pretrained`: weights to
     begin with, "imagenet" for Paddle's official ones, or a file. `freeze_norm`: batch norm keeps the statistics, scale
@@ -90,6 +90,7 @@ class NetworkRecipe:
     shortcut: Literal["A", "B"] | None = None
     norm: Literal["batch", "none"] | None = None
     stem: Literal["cifar", "imagenet"] | None = None
+    activation: Literal["relu", "gelu"] | None = None
     pretrained: Annotated[str, Field(min_length=1)] | None = None
     freeze_norm: bool = False
     sync_batch_norm: bool = False
@@ -275,6 +276,12 @@ class Recipe:
         size, epochs = self.data.image_size, self.epochs
         stopping = self.early_stopping.monitor if self.early_stopping else ""
         checks = [
+            (
+                "data.store",
+                self.data.store,
+                self.data.store is None or self.data.source not in ("auto", "cifar10", "cifar100", "synthetic"),
+                f"is for image folders; data.source = {self.data.source} is kept in memory; unset one of them",
+            ),
             (
                 "early_stopping.monitor",
                 stopping,

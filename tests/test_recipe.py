@@ -76,6 +76,7 @@ def test_a_recipe_cannot_be_changed():
             "network.norm = none: leaves bn_stats nothing to record",
         ),
         ({"optimizer.name": "adam", "optimizer.nesterov": True}, "optimizer.nesterov = True: needs optimizer.name"),
+        ({"data.store": "s"}, "data.store = s: is for image folders; data.source = auto is kept in memory"),
         ({"checkpoint.monitor": "eval_accuracy"}, "checkpoint.monitor = 'eval_accuracy': input should be 'eval_acc'"),
         ({"name": "../../escape"}, "name = '../../escape'"),
         ({"name": ""}, "name = ''"),

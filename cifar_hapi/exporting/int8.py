@@ -88,22 +88,36 @@ class Int8:
 _PAIRS = ("top1", "bytes", "images_per_second")
 
 
-def check_options(calibration_images: int, max_fall: float) -> None:
-    if calibration_images < 1:
-        raise RecipeError(f"calibration_images = {calibration_images}: expected 1 or more")
-    if not 0 <= max_fall <= 100:
-        raise RecipeError(f"max_fall = {max_fall}: expected percentage points, 0 to 100")
+@dataclasses.dataclass(frozen=True)
+class Int8Options:
+    """`calibration_images`: how many, at most, ranges are taken from; `max_fall`: percentage points it may cost."""
+
+    calibration_images: int = CALIBRATION_IMAGES
+    max_fall: float = MAX_FALL
+
+    @classmethod
+    def checked(cls, int8: bool, calibration_images: int | None, max_fall: float | None) -> Int8Options:
+        """What was asked for, None being the default. Raises RecipeError for what cannot be or changes nothing."""
+        asked = {"calibration_images": calibration_images, "max_fall": max_fall}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if given and not int8:
+            raise RecipeError(f"{next(iter(given))} is for int8 alone; add --int8")
+        options = cls(**given)  # type: ignore[arg-type]  # the values keep to their names
+        if options.calibration_images < 1:
+            raise RecipeError(f"calibration_images = {calibration_images}: expected 1 or more")
+        if not 0 <= options.max_fall <= 100:
+            raise RecipeError(f"max_fall = {max_fall}: expected percentage points, 0 to 100")
+        return options
 
 
-def make_int8(
-    file: Path, run: Run, data: Data, facts: dict[str, Any], uint8_input: bool, calibration_images: int, max_fall: float
-) -> Int8:
+def make_int8(file: Path, run: Run, data: Data, facts: dict[str, Any], uint8_input: bool, options: Int8Options) -> Int8:
     """Put in the place of `file`, a float32 model with folded batch norm, its int8 form, and tell how they compare.
 
-    Calibrated on `calibration_images` of the run's training images (all, where there are fewer), spread over the set,
-    not augmented. Raises CifarHapiError where the accuracy falls by more than `max_fall` points.
+    Calibrated on the run's training images (all, where there are fewer than asked for), spread over the set, not
+    augmented. Raises CifarHapiError where the accuracy falls by more than the options allow.
     """
-    places = np.linspace(0, len(data.train) - 1, min(calibration_images, len(data.train))).astype(int)
+    count = min(options.calibration_images, len(data.train))
+    places = np.linspace(0, len(data.train) - 1, count).astype(int)
     model = quantise(file, _batches(run, data.train.images[places], uint8_input))
     before = onnx_format.open_model(file, threads())
     after = onnx_format.open_model(model.SerializeToString(), threads())
@@ -123,7 +137,7 @@ def make_int8(
         SPEED_BATCH,
         threads(),
     )
-    _check(found, max_fall)
+    _check(found, options.max_fall)
     onnx_format.save(model, {**facts, "accuracy": found.accuracy, "calibrated_on": found.calibrated_on}, file)
     return dataclasses.replace(found, bytes=(large, file.stat().st_size))
 

@@ -22,7 +22,7 @@ from cifar_hapi.errors import RecipeError
 from cifar_hapi.exporting import onnx_format, paddle_format
 from cifar_hapi.exporting.agreement import Agreement, compare
 from cifar_hapi.exporting.conversion import OPSET
-from cifar_hapi.exporting.int8 import CALIBRATION_IMAGES, MAX_FALL, Int8, check_options, make_int8
+from cifar_hapi.exporting.int8 import Int8, Int8Options, make_int8
 from cifar_hapi.exporting.metadata import facts_of
 from cifar_hapi.exporting.network import input_spec, network_to_export, taken
 from cifar_hapi.exporting.sample import Sample, own_data, sample_images
@@ -75,8 +75,8 @@ def export(
     fold_bn: bool = False,
     uint8_input: bool = False,
     int8: bool = False,
-    calibration_images: int = CALIBRATION_IMAGES,
-    max_fall: float = MAX_FALL,
+    calibration_images: int | None = None,
+    max_fall: float | None = None,
     out: str | Path | None = None,
     weights: Weights = "latest",
     data_dir: str | Path | None = None,
@@ -88,9 +88,9 @@ def export(
     recipe says and gives logits, float32 [N, C]. fold_bn: batch norm becomes part of the convolutions. uint8_input: it
     takes uint8 [N, H, W, 3] and normalises itself; else float32 [N, 3, H, W], normalised by the run's mean and standard
     deviation. It is float32 and channels first, whatever the recipe says. int8: an ONNX model, batch norm folded, in
-    whole numbers of 8 bits (`quantisation.quantise`), whose ranges are those of `calibration_images` training images;
-    input and logits stay what they are. This needs the run's own images: both models see all its test images, and
-    top-1 must not fall by more than `max_fall` percentage points. out: a new folder, by default RUN/export/
+    whole numbers of 8 bits (`quantisation.quantise`), whose ranges are those of `calibration_images` training images
+    (512); input and logits stay what they are. This needs the run's own images: both models see all its test images,
+    and top-1 must not fall by more than `max_fall` percentage points (1). out: a new folder, by default RUN/export/
     and a name that tells the options. data_dir: where the run's test images are looked for.
 
     The files are written beside `out`, loaded by paddle.inference or onnxruntime, and compared with the run's network
@@ -105,7 +105,7 @@ def export(
     run = run if isinstance(run, Run) else Run(run)
     fold_bn = fold_bn or int8
     target = _checked(run, format, int8, out, _name(format, fold_bn, uint8_input, int8, weights))
-    check_options(calibration_images, max_fall)
+    int8_options = Int8Options.checked(int8, calibration_images, max_fall)
     with paddle_session("cpu"):
         trained = load(run, weights, engine="native").network
         sample = sample_images(run, data_dir)
@@ -123,7 +123,7 @@ def export(
             found = compare(own, answer, taken(run, sample.pixels, uint8_input), sample.source)
             metadata, cost = {**facts, "agreement": found.to_dict()}, None
             if data is not None:
-                cost = make_int8(file, run, data, facts, uint8_input, calibration_images, max_fall)
+                cost = make_int8(file, run, data, facts, uint8_input, int8_options)
                 metadata |= {"accuracy": cost.accuracy, "int8": cost.to_dict()}
             write_new_file(folder / "metadata.json", (json.dumps(metadata, indent=1) + "\n").encode())
     return Export(target, tuple(sorted(target.iterdir())), metadata, found, cost)

@@ -1,8 +1,9 @@
-"""A small wide network for speed runs: seven convolutions, the first of them a fixed whitening of 2x2 patches."""
+"""Small wide networks for speed runs, whose first convolution is a fixed whitening of 2x2 patches."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -11,19 +12,23 @@ from paddle import nn
 
 from cifar_hapi.networks.layers import Classifier, DataFormat, GlobalMaxPool, MaxPool
 
+Activation = Literal["relu", "gelu"]
+
 _PATCH = 2  # the side of a whitened patch
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 _COMPONENTS = 8  # of its 12; the others are mostly noise, and 16 filters are computed in less time than 24
 
 
 class Airbench(nn.Sequential):
-    """The network of Jordan 2024 (arXiv 2404.00498), with ReLU for its GELU, and 16 whitening filters for its 24.
+    """The network of Jordan 2024 (arXiv 2404.00498), with 16 whitening filters for its 24.
 
     A whitening convolution, three groups of two 3x3 convolutions with a pool in each, the largest value of each
-    channel, and a linear layer. Batch norm forgets fast (momentum 0.6) and learns its scale, too: where that is
-    frozen, Paddle gives no gradient for the shift.
+    channel, and a linear layer: 8 layers. With 11, each group has a third convolution, and a shortcut around its last
+    two. Activations are GELU as published, or ReLU, which folds into batch norm. Batch norm
+    forgets fast (momentum 0.6) and learns its scale, too: where that is frozen, Paddle gives no gradient for the shift.
 
     Parameters (those that learn) and multiply-adds of convolutions and the linear layer for one 32x32 image forward,
-    10 classes, three groups of `width`, 4 `width`, 4 `width` channels:
+    8 layers, 10 classes, three groups of `width`, 4 `width`, 4 `width` channels:
 
     ======  ==========  ==============
     width   parameters  multiply-adds
@@ -36,14 +41,21 @@ class Airbench(nn.Sequential):
     Before training, `whiten` is to be called with training images.
     """
 
-    def __init__(self, num_classes: int = 10, width: int = 64, data_format: DataFormat = "NCHW") -> None:
-        filters = 2 * _COMPONENTS
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = 64,
+        data_format: DataFormat = "NCHW",
+        activation: Activation = "relu",
+        layers: Literal[8, 11] = 8,
+    ) -> None:
+        filters, group = 2 * _COMPONENTS, _Group if layers == 8 else _ResidualGroup
         super().__init__(
             ("whitening", _whitening(filters, data_format)),
-            ("activation", nn.ReLU()),
-            ("group1", _group(filters, width, data_format)),
-            ("group2", _group(width, 4 * width, data_format)),
-            ("group3", _group(4 * width, 4 * width, data_format)),
+            ("activation", _ACTIVATIONS[activation]()),
+            ("group1", group(filters, width, data_format, activation)),
+            ("group2", group(width, 4 * width, data_format, activation)),
+            ("group3", group(4 * width, 4 * width, data_format, activation)),
             ("pool", GlobalMaxPool(data_format)),
             ("head", Classifier(4 * width, num_classes, bias=False, scale=1 / 9)),
         )
@@ -78,16 +90,45 @@ def _whitening(filters: int, data_format: DataFormat) -> nn.Conv2D:
     return convolution
 
 
-def _group(in_channels: int, channels: int, data_format: DataFormat) -> nn.Sequential:
-    return nn.Sequential(
-        ("first", _convolution(in_channels, channels, data_format)),
-        ("pool", MaxPool(2, data_format=data_format)),
-        ("first_norm", nn.BatchNorm2D(channels, momentum=0.6, data_format=data_format)),
-        ("first_activation", nn.ReLU()),
-        ("second", _convolution(channels, channels, data_format)),
-        ("second_norm", nn.BatchNorm2D(channels, momentum=0.6, data_format=data_format)),
-        ("second_activation", nn.ReLU()),
-    )
+class _Group(nn.Layer):
+    """Two convolutions, the first with a pool."""
+
+    def __init__(self, in_channels: int, channels: int, data_format: DataFormat, activation: Activation) -> None:
+        super().__init__()
+        self.first = _convolution(in_channels, channels, data_format)
+        self.pool = MaxPool(2, data_format=data_format)
+        self.first_norm = _norm(channels, data_format)
+        self.first_activation = _ACTIVATIONS[activation]()
+        self.second = _convolution(channels, channels, data_format)
+        self.second_norm = _norm(channels, data_format)
+        self.second_activation = _ACTIVATIONS[activation]()
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.inner(self.pooled(x))
+
+    def pooled(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.first_activation(self.first_norm(self.pool(self.first(x))))
+
+    def inner(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.second_activation(self.second_norm(self.second(x)))
+
+
+class _ResidualGroup(_Group):
+    """Three convolutions, with a shortcut around the last two."""
+
+    def __init__(self, in_channels: int, channels: int, data_format: DataFormat, activation: Activation) -> None:
+        super().__init__(in_channels, channels, data_format, activation)
+        self.third = _convolution(channels, channels, data_format)
+        self.third_norm = _norm(channels, data_format)
+        self.third_activation = _ACTIVATIONS[activation]()
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.pooled(x)
+        return self.third_activation(self.third_norm(self.third(self.inner(x))) + x)
+
+
+def _norm(channels: int, data_format: DataFormat) -> nn.BatchNorm2D:
+    return nn.BatchNorm2D(channels, momentum=0.6, data_format=data_format)
 
 
 def _convolution(in_channels: int, channels: int, data_format: DataFormat) -> nn.Conv2D:

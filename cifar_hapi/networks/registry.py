@@ -62,7 +62,16 @@ NETWORKS: dict[str, Network] = {
     },
     "speednet": Network(speednet, "9 layers, 6.6M parameters: Page's ResNet-9, made to train fast", width=64),
     "airbench": Network(
-        Airbench, "8 layers, 2.0M parameters: Jordan 2024, a whitened start, made to train fast", width=64
+        Airbench,
+        "8 layers, 2.0M parameters: Jordan 2024, a whitened start, made to train fast",
+        width=64,
+        options={"activation": ("relu", "gelu")},
+    ),
+    "airbench11": Network(
+        partial(Airbench, layers=11),
+        "11 layers, 2.7M parameters: airbench with a third convolution and a shortcut in each group",
+        width=64,
+        options={"activation": ("relu", "gelu")},
     ),
 }
 
@@ -84,7 +93,7 @@ def build_network(
     width: channels of the first convolution, all others in proportion; None is the published width.
     data_format: with "NHWC" images are [N, H, W, 3]; a state dict fits both.
     options: shortcut="A" or "B" for the CIFAR ResNets, norm="batch" or "none" for them and their plain twins;
-    stem="cifar" or "imagenet" for resnet18, 34 and 50.
+    stem="cifar" or "imagenet" for resnet18, 34 and 50; activation="relu" or "gelu" for airbench and airbench11.
     Weights follow `paddle.seed`. Raises RecipeError for what cannot be built.
     """
     check_network(name, num_classes, width, data_format, **options)

@@ -24,14 +24,16 @@ mpl.rcParams |= {"svg.hashsalt": "cifar-hapi", "svg.fonttype": "none", "font.fam
 
 from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 
+# What docs/results/train.py makes, without the seed, and what it is called here.
+SHOWN = {"quick": "quick", "speed94": "speed94", "resnet20": "ResNet-20", "resnet18": "ResNet-18"}
 COLOURS = ("#1f6feb", "#e5783a", "#2a9d6f", "#8250df", "#8a8f98")  # told apart by colour-blind readers, too
 
 
 @dataclass(frozen=True)
 class Course:
-    """A recipe's runs: mean minutes and accuracies in percent after each epoch, on held-out images, and at the end."""
+    """Runs of several seeds: mean minutes and accuracies in percent after each epoch, on held-out images, and at the end."""
 
-    recipe: str
+    label: str
     network: str  # as benchmarks.training names it: "airbench@32"
     batch_size: int
     precision: str
@@ -44,8 +46,8 @@ class Course:
 
 def main() -> None:
     results, picture, *speeds = map(Path, sys.argv[1:])
-    runs = [read_run(file.parent) for file in sorted(results.glob("*/run.json"))]
-    courses = [course(list(group)) for _, group in itertools.groupby(runs, key=lambda run: run["recipe"]["name"])]
+    found = {name: [read_run(file.parent) for file in sorted(results.glob(f"{name}-*/run.json"))] for name in SHOWN}
+    courses = [course(SHOWN[name], runs) for name, runs in found.items() if runs]
     rows = [row for file in speeds for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
     draw(sorted(courses, key=lambda each: each.test_minutes), rows, picture)
 
@@ -57,7 +59,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def course(runs: list[dict[str, Any]]) -> Course:
+def course(label: str, runs: list[dict[str, Any]]) -> Course:
     recipe, width = runs[0]["recipe"], runs[0]["recipe"]["network"]["width"]
     histories = [run["history"] for run in runs]
 
@@ -67,7 +69,7 @@ def course(runs: list[dict[str, Any]]) -> Course:
     after_epoch = zip(*histories, strict=True)
     seconds = [list(itertools.accumulate(record["seconds"] for record in history)) for history in histories]
     return Course(
-        recipe=recipe["name"],
+        label=label,
         network=recipe["network"]["name"] + (f"@{width}" if width else ""),
         batch_size=recipe["batch_size"],
         precision=runs[0]["precision"],
@@ -94,7 +96,7 @@ def draw(courses: list[Course], rows: list[dict[str, Any]], picture: Path) -> No
     for each, colour in zip(courses, COLOURS, strict=False):
         factor = slowdown(each, rows)
         seeds = f"{each.seeds} seeds" if each.seeds > 1 else "1 seed"
-        axis.plot(each.minutes, each.accuracies, "-", color=colour, label=f"{each.recipe}, {seeds}")
+        axis.plot(each.minutes, each.accuracies, "-", color=colour, label=f"{each.label}, {seeds}")
         axis.plot([factor * minutes for minutes in each.minutes], each.accuracies, ":", color=colour)
         axis.plot(each.test_minutes, each.test_accuracy, "o", color=colour)
         axis.plot(factor * each.test_minutes, each.test_accuracy, "o", color=colour, fillstyle="none")

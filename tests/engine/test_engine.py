@@ -68,12 +68,18 @@ def test_every_network_computes_what_it_computes_natively(name, data_format):
     np.testing.assert_allclose(logits2, logits, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet18", "speednet", "airbench"])
-def test_twenty_steps_of_training_go_the_same_way(name):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in ("resnet20", "plain20", "resnet18", "speednet", "airbench")),
+        ("airbench11", {"activation": "gelu"}),
+    ],
+)
+def test_twenty_steps_of_training_go_the_same_way(name, options):
     """At a small rate: training is chaotic, and any two float32 implementations part in the end."""
     losses, states, labels = [], [], paddle.to_tensor(np.random.default_rng(0).integers(0, 10, 16))
     for fast in (False, True):
-        net = network(name, width=4)
+        net = network(name, width=4, **options)
         assert not fast or accelerate(net, "float32")
         optimizer = paddle.optimizer.Momentum(0.0005, parameters=net.parameters())
         losses.append([])

@@ -78,6 +78,7 @@ KINDS = [  # one of each kind; deeper ones have the same layers
     ("resnet50", {}),
     ("speednet", {}),
     ("airbench", {}),
+    ("airbench11", {"network__activation": "gelu"}),
 ]
 
 
@@ -102,7 +103,7 @@ def test_each_kind_of_network_goes_into_paddles_format(small_cifar, tmp_path, na
         ("plain20", {"network__norm": "none"}),
         ("resnet20", {"network__shortcut": "B"}),
         ("resnet18", {"network__stem": "imagenet"}),
-        ("airbench", {}),
+        ("airbench11", {"network__activation": "gelu"}),
     ],
 )
 def test_networks_of_each_kind_go_into_onnx(small_cifar, tmp_path, name, options):
@@ -234,6 +235,8 @@ def test_a_folder_that_is_there_is_refused_and_stays(run, tmp_path):
     [
         ({"format": "torch"}, RecipeError, "format = 'torch': expected paddle or onnx"),
         ({"weights": "best"}, RunError, "has no best weights"),
+        ({"calibration_images": 64}, RecipeError, "calibration_images is for int8 alone; add --int8"),
+        ({"max_fall": 0.0}, RecipeError, "max_fall is for int8 alone; add --int8"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(run, tmp_path, options, error, message):

@@ -47,6 +47,22 @@ def test_whiten_takes_images_in_the_networks_format_and_the_filters_do_not_learn
     assert network.whitening.weight.stop_gradient and not network.whitening.bias.stop_gradient
 
 
+@pytest.mark.parametrize(("activation", "kind"), [("relu", paddle.nn.ReLU), ("gelu", paddle.nn.GELU)])
+def test_all_seven_activations_are_the_one_that_was_asked_for(activation, kind):
+    network = Airbench(width=4, activation=activation)
+    found = [type(layer) for name, layer in network.named_sublayers() if name.endswith("activation")]
+    assert found == [kind] * 7
+
+
+def test_the_eleven_layers_have_a_shortcut_around_the_last_two_convolutions_of_each_group():
+    paddle.seed(0)
+    group = Airbench(width=4, layers=11).group1
+    x = paddle.rand([2, 16, 8, 8])
+    pooled = group.pooled(x)
+    inner = group.third_norm(group.third(group.inner(pooled)))
+    np.testing.assert_allclose(group(x).numpy(), paddle.nn.functional.relu(pooled + inner).numpy(), rtol=1e-6)
+
+
 def test_convolutions_begin_as_the_identity_on_their_first_channels():
     paddle.seed(0)
     convolution = Airbench(width=4).group2.second

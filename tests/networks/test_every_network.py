@@ -20,6 +20,8 @@ KINDS = [  # one of each kind, small
     ("resnet50", {"width": 4}),
     ("speednet", {"width": 4}),
     ("airbench", {"width": 4}),
+    ("airbench", {"width": 4, "activation": "gelu"}),
+    ("airbench11", {"width": 4, "activation": "gelu"}),
 ]
 each_kind = pytest.mark.parametrize(
     ("name", "options"), KINDS, ids=[f"{n}-{'-'.join(map(str, o.values()))}" for n, o in KINDS]

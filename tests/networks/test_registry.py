@@ -10,7 +10,7 @@ def test_the_networks_of_the_papers_are_there():
     assert network_names() == [
         *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
         *("plain20", "plain32", "plain44", "plain56"),
-        *("resnet18", "resnet34", "resnet50", "speednet", "airbench"),
+        *("resnet18", "resnet34", "resnet50", "speednet", "airbench", "airbench11"),
     ]
 
 
@@ -32,6 +32,8 @@ def test_each_network_is_described_in_one_line():
         ({"name": "resnet20", "stem": "cifar"}, "resnet20 has no such key"),
         ({"name": "plain20", "shortcut": "A"}, "plain20 has no such key"),
         ({"name": "resnet18", "stem": "mnist"}, "take 'cifar' or 'imagenet'"),
+        ({"name": "airbench", "activation": "selu"}, "take 'relu' or 'gelu'"),
+        ({"name": "resnet20", "activation": "gelu"}, "resnet20 has no such key"),
         ({"name": "resnet18", "num_clases": "5"}, "did you mean num_classes?"),
         ({"name": "speednet", "width": 0}, "network.width = 0 is not possible; take a whole number"),
         ({"name": "speednet", "width": 1.5}, "network.width = 1.5 "),
