@@ -237,19 +237,6 @@ def test_ctrl_c_within_a_backward_pass_which_paddle_turns_into_an_error_of_its_o
     assert Run("run").status == "interrupted"
 
 
-def test_ctrl_c_ends_with_130_and_a_readable_run(small_cifar, tmp_path):
-    options = ("--data", "cifar10", "--data-dir", small_cifar, "--epochs", 100_000, "--run-dir", tmp_path / "run")
-    process = program("train", *options, *TINY_ARGUMENTS)
-    for line in process.stdout:
-        if line.startswith("epoch 2/"):
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err.splitlines()[-1] == "interrupted" and "Traceback" not in err
-    run = Run(tmp_path / "run")
-    assert run.status == "interrupted" and len(run.history) >= 2
-
-
 @pytest.mark.parametrize("arguments", [["recipes", "resnet20"], ["evaluate", "RUN"], ["bn", "RUN", "--no-diagnosis"]])
 def test_a_reader_that_leaves_is_not_complained_of(run, tmp_path, arguments):
     reader, writer = os.pipe()

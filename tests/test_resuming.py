@@ -220,8 +220,10 @@ def test_a_signal_ends_in_a_checkpoint_and_an_interrupted_run(small_cifar, tmp_p
     process = started(tmp_path / "run", small_cifar)
     begin = time.monotonic()
     process.send_signal(number)
-    output = "".join(process.communicate(timeout=60))
+    out, err = process.communicate(timeout=60)
+    output = out + err
     assert process.returncode == code and time.monotonic() - begin < 10, output
+    assert number != signal.SIGINT or err.splitlines()[-1] == "interrupted"
     assert "saving after this step" in output and "Traceback" not in output
     assert f"`cifar-hapi resume {tmp_path / 'run'}` goes on from here" in output
     run = Run(tmp_path / "run")

@@ -31,7 +31,7 @@ COLOURS = ("#1f6feb", "#e5783a", "#2a9d6f", "#8250df", "#8a8f98")  # told apart 
 
 @dataclass(frozen=True)
 class Course:
-    """Runs of several seeds: mean minutes and accuracies in percent after each epoch, on held-out images, and at the end."""
+    """Runs of several seeds: mean minutes, accuracies in percent of held-out images after each epoch, and at last."""
 
     label: str
     network: str  # as benchmarks.training names it: "airbench@32"

@@ -37,7 +37,7 @@ DEPTHS = ("plain20", "resnet20", "plain56", "resnet56")
 
 
 def shortened(network: str, epochs: int) -> Trained:
-    """The recipe `resnet20` for another network, with a one-cycle schedule instead of the paper's 182 epochs of steps."""
+    """The recipe `resnet20` for `network`, with a one-cycle schedule instead of the paper's 182 epochs of steps."""
     return Trained(
         "resnet20",
         (f"network.name={network}", f"epochs={epochs}", "schedule.name=one_cycle", "schedule.milestones=[]"),
