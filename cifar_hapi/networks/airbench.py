@@ -24,8 +24,8 @@ class Airbench(nn.Sequential):
 
     A whitening convolution, three groups of two 3x3 convolutions with a pool in each, the largest value of each
     channel, and a linear layer: 8 layers. With 11, each group has a third convolution, and a shortcut around its last
-    two. Activations are GELU as published, or ReLU, which folds into batch norm. Batch norm
-    forgets fast (momentum 0.6) and learns its scale, too: where that is frozen, Paddle gives no gradient for the shift.
+    two. Activations are GELU as published, or ReLU, which is a part of batch norm in the engine. Batch norm forgets
+    fast (momentum 0.6) and learns its scale, too: where that is frozen, Paddle gives no gradient for the shift.
 
     Parameters (those that learn) and multiply-adds of convolutions and the linear layer for one 32x32 image forward,
     8 layers, 10 classes, three groups of `width`, 4 `width`, 4 `width` channels:
@@ -75,7 +75,7 @@ def whitening_filters(images: np.ndarray, epsilon: float = 5e-4) -> np.ndarray:
     """Filters, float32 [16, 3, 2, 2], whose answers to the 2x2 patches of `images` are uncorrelated and of variance 1.
 
     images: float32 [N, H, W, 3]. The strongest principal components of the patches (second moments, not centred), each
-    divided by the root of its eigenvalue plus `epsilon`, and then their negatives, for the ReLU that follows.
+    divided by the root of its eigenvalue plus `epsilon`, and then their negatives, for the activation that follows.
     """
     patches = sliding_window_view(images, (_PATCH, _PATCH), axis=(1, 2)).reshape(-1, 3 * _PATCH**2)
     moments = (patches.T @ patches / len(patches)).astype(np.float64)

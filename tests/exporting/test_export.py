@@ -103,6 +103,7 @@ def test_each_kind_of_network_goes_into_paddles_format(small_cifar, tmp_path, na
         ("plain20", {"network__norm": "none"}),
         ("resnet20", {"network__shortcut": "B"}),
         ("resnet18", {"network__stem": "imagenet"}),
+        ("airbench", {}),
         ("airbench11", {"network__activation": "gelu"}),
     ],
 )

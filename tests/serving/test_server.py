@@ -268,13 +268,18 @@ def test_a_body_that_does_not_come_is_not_waited_for(narrow):
 def test_bodies_that_are_too_much_together_are_refused(narrow, monkeypatch):
     from cifar_hapi.serving.body import BodyReceiver
 
-    receivers, check = [], BodyReceiver._check
-    monkeypatch.setattr(BodyReceiver, "_check", lambda self, size: receivers.append(self) or check(self, size))
+    received, check = threading.Event(), BodyReceiver._check
+
+    def checked(self, size):  # what follows it, up to the next chunk, is done before another request is looked at
+        if size == 18_000:
+            received.set()
+        check(self, size)
+
+    monkeypatch.setattr(BodyReceiver, "_check", checked)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 19000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", narrow), timeout=5) as slow:
         slow.sendall(head + bytes(18_000))
-        while not (receivers and receivers[0].held == 18_000):
-            time.sleep(0.001)
+        assert received.wait(5)
         found = sent_raw(narrow, head + bytes(19_000), seconds=0.2)
         assert found.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in found and b"being received" in found
         assert slow.recv(20).startswith(b"HTTP/1.1 408")
@@ -309,12 +314,15 @@ def blocking(monkeypatch):
 
 
 def test_a_full_queue_is_told_with_when_to_come_again(run, images, monkeypatch):
-    go = blocking(monkeypatch)
+    from cifar_hapi.serving.batching import Batcher
+
+    go, submitted, submit = blocking(monkeypatch), threading.Semaphore(0), Batcher.submit
+    monkeypatch.setattr(Batcher, "submit", lambda self, image: submitted.release() or submit(self, image))
     file = ("a.png", encoded(images[0]))
     with served(run, batch=1, images=2, queue=3) as port, ThreadPoolExecutor(4) as clients:
         waiting = [clients.submit(predicted, port, file) for _ in range(3)]
-        while asked(port, "/healthz").content["waiting"] < 3:
-            time.sleep(0.01)
+        assert all(submitted.acquire(timeout=10) for _ in waiting)
+        assert asked(port, "/healthz").content["waiting"] == 3
         refused = predicted(port, file)
         go.set()
         assert [each.result().status for each in waiting] == [200] * 3
