@@ -10,15 +10,18 @@ runs/results, what is published of them in docs/results. CIFAR-10 is found as by
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from publish import publish  # beside this file
+CALLERS = dict(os.environ)  # before Paddle is imported, which sets OMP_NUM_THREADS to 1, for its children too
 
-from cifar_hapi import Run
+from publish import publish  # noqa: E402  beside this file
+
+from cifar_hapi import Run  # noqa: E402
 
 RUNS, RESULTS = Path("runs/results"), Path(__file__).parent
 DATA = "cifar10"
@@ -78,7 +81,7 @@ def make(name: str, trained: Trained, seed: int) -> None:
 def run_command(*arguments: str) -> None:
     """`cifar-hapi` with these arguments. Ends this program if that fails: what is there is kept."""
     print("cifar-hapi", *arguments, flush=True)
-    if code := subprocess.run([sys.executable, "-m", "cifar_hapi", *arguments], check=False).returncode:
+    if code := subprocess.run([sys.executable, "-m", "cifar_hapi", *arguments], check=False, env=CALLERS).returncode:
         sys.exit(code)
 
 
