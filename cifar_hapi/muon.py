@@ -7,6 +7,7 @@ from typing import Any
 import paddle
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_EPSILON = 1e-7  # added to norms: a matrix of zeros stays one
 
 
 class Muon(paddle.optimizer.Optimizer):
@@ -23,6 +24,7 @@ class Muon(paddle.optimizer.Optimizer):
 
     learning_rate: a number or a scheduler; a parameter's `optimize_attr["learning_rate"]` is a factor of it, and its
     `regularizer` adds a decay to the gradient, as in all of Paddle's optimisers. iterations: of Newton and Schulz.
+    parameters: a list, or Paddle's groups of them, which may have a `momentum` and `sgd_momentum` of their own.
     The state is one slot a parameter, `velocity_0`.
     """
 
@@ -44,27 +46,28 @@ class Muon(paddle.optimizer.Optimizer):
     # Private to Paddle, as what they call: where its optimisers make their slots and update a parameter.
 
     def _create_accumulators(self, block: Any, parameters: Any) -> None:
-        for parameter in parameters:
+        for parameter in parameters["params"] if isinstance(parameters, dict) else parameters:
             if parameter.name not in self._accumulators[self._SLOT]:
                 self._add_accumulator(self._SLOT, parameter)
 
     def _append_optimize_op(self, block: Any, param_and_grad: Any) -> None:
-        parameter, gradient = param_and_grad
+        group = param_and_grad if isinstance(param_and_grad, dict) else {"params": param_and_grad}
+        parameter, gradient = group["params"]
         velocity = self._get_accumulator(self._SLOT, parameter)
         rate = self.get_lr() * parameter.optimize_attr.get("learning_rate", 1.0)
         is_filter = parameter.ndim == 4
-        momentum = self._momentum if is_filter else self._sgd_momentum
+        momentum = group.get("momentum", self._momentum) if is_filter else group.get("sgd_momentum", self._sgd_momentum)
         with paddle.no_grad():
             velocity.scale_(momentum)
             velocity.add_(gradient)
             update = gradient + momentum * velocity
             if is_filter:
                 update = orthogonal(update.flatten(1), self._iterations).reshape(update.shape)
-                parameter.scale_(float(parameter.shape[0] ** 0.5 / parameter.norm()))
+                parameter.multiply_(parameter.shape[0] ** 0.5 / (parameter.norm() + _EPSILON))
             parameter.subtract_(update * rate)
 
 
-def orthogonal(matrix: paddle.Tensor, iterations: int = 3, epsilon: float = 1e-7) -> paddle.Tensor:
+def orthogonal(matrix: paddle.Tensor, iterations: int = 3) -> paddle.Tensor:
     """About the orthogonal matrix nearest to `matrix`, float32 [M, N]: its singular values come near 1 (0.7 to 1.2).
 
     A polynomial of Newton and Schulz, of degree five, whose slope at 0 is as steep as it can be; the more iterations,
@@ -72,7 +75,7 @@ def orthogonal(matrix: paddle.Tensor, iterations: int = 3, epsilon: float = 1e-7
     """
     a, b, c = _COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.t() if tall else matrix) / (matrix.norm() + epsilon)
+    x = (matrix.t() if tall else matrix) / (matrix.norm() + _EPSILON)
     for _ in range(iterations):
         square = paddle.matmul(x, x, transpose_y=True)
         x = a * x + paddle.matmul(b * square + c * paddle.matmul(square, square), x)

@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,22 +31,20 @@ def build_optimizer(
     Raises RecipeError for a group that no parameter is in, and for decays that the optimiser can't have.
     """
     rules = _rules(network, recipe)
-    parameters = []
-    for name, parameter in network.named_parameters():
-        if not parameter.stop_gradient:
-            parameters.append(parameter)
-            parameter.optimize_attr["learning_rate"] = rules[name].lr / recipe.lr
+    learning = {name: parameter for name, parameter in network.named_parameters() if name in rules}
+    for name, parameter in learning.items():
+        parameter.optimize_attr["learning_rate"] = rules[name].lr / recipe.lr
     common = {
         "learning_rate": paddle.optimizer.lr.LambdaDecay(recipe.lr, rate_multiple(schedule, steps_per_epoch, epochs)),
-        "parameters": parameters,
+        "parameters": list(learning.values()),
     }
     if recipe.name == "adamw":
-        decayed = {parameter.name for name, parameter in network.named_parameters() if rules[name].weight_decay}
+        decayed = {parameter.name for name, parameter in learning.items() if rules[name].weight_decay}
         return paddle.optimizer.AdamW(
             weight_decay=recipe.weight_decay, apply_decay_param_fun=decayed.__contains__, **_betas(recipe), **common
         )
     # Not by Paddle's parameter groups: as attributes, rates and decays are the same to every optimiser and to minimize.
-    for name, parameter in network.named_parameters():
+    for name, parameter in learning.items():
         parameter.regularizer = paddle.regularizer.L2Decay(rules[name].weight_decay)
     if recipe.name == "adam":
         return paddle.optimizer.Adam(**_betas(recipe), **common)
@@ -104,18 +102,19 @@ class _Rule:
 
 
 def _rules(network: paddle.nn.Layer, recipe: OptimizerRecipe) -> dict[str, _Rule]:
-    """By the parameters' names in the network: what the recipe says of all, and then of groups."""
+    """By the names in the network of the parameters that learn: what the recipe says of all, and then of groups."""
     norms = norm_layers(network)
     undecayed = set() if recipe.decay_norm else set(norms)
     rules = {
         name: _Rule(recipe.lr, 0.0 if name.rpartition(".")[0] in undecayed else recipe.weight_decay)
-        for name, _ in network.named_parameters()
+        for name, parameter in network.named_parameters()
+        if not parameter.stop_gradient
     }
     for group in recipe.groups:
         names = fnmatch.filter(rules, group.parameters)
         if not names:
             raise RecipeError(
-                f"optimizer.groups: no parameter is called {group.parameters!r}; there are: {_few(rules)}"
+                f"optimizer.groups: no parameter that learns is called {group.parameters!r}; there are: {_few(rules)}"
             )
         changes = {
             key: value for key, value in (("lr", group.lr), ("weight_decay", group.weight_decay)) if value is not None
@@ -128,6 +127,5 @@ def _rules(network: paddle.nn.Layer, recipe: OptimizerRecipe) -> dict[str, _Rule
     return rules
 
 
-def _few(names: Iterable[str]) -> str:
-    first = list(itertools.islice(names, 6))
-    return ", ".join(first) + ", ..."
+def _few(names: Collection[str], count: int = 6) -> str:
+    return ", ".join(itertools.islice(names, count)) + (", ..." if len(names) > count else "")

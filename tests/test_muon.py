@@ -69,6 +69,37 @@ def test_three_steps_are_those_of_the_reference():
         np.testing.assert_allclose(parameter.numpy(), expected, rtol=2e-4, atol=2e-5)
 
 
+def test_groups_of_parameters_have_rates_and_momenta_of_their_own():
+    """Paddle's own way to say what the recipes say by attributes."""
+    found = {}
+    for grouped in (True, False):
+        made = parameters()
+        for place, one in enumerate(made):
+            one.optimize_attr["learning_rate"] = 0.5 if place >= 2 and not grouped else 1.0
+        groups = [
+            {"params": made[:2], "momentum": 0.3},
+            {"params": made[2:], "learning_rate": 0.5, "sgd_momentum": 0.7},
+        ]
+        options = {"parameters": groups} if grouped else {"parameters": made, "momentum": 0.3, "sgd_momentum": 0.7}
+        optimizer = Muon(0.1, **options)
+        for step in range(2):
+            give_gradients(made, step)
+            optimizer.step()
+            optimizer.clear_grad()
+        found[grouped] = [one.numpy() for one in made]
+    for one, other in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_filters_and_gradients_of_zeros_stay_finite():
+    made = parameters()
+    for one in made:
+        one.set_value(paddle.zeros_like(one))
+    sum((one * 0.0).sum() for one in made).backward()
+    Muon(0.1, parameters=made).step()
+    assert all((one.numpy() == 0).all() for one in made)
+
+
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (6, 6), (1, 5)])
 def test_singular_values_come_near_1_and_the_singular_vectors_stay(shape):
     matrix = np.random.default_rng(0).standard_normal(shape).astype("float32")

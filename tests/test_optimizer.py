@@ -105,7 +105,8 @@ def test_a_group_has_a_decay_of_its_own_batch_norm_too():
 @pytest.mark.parametrize(
     ("recipe", "group", "said"),
     [
-        ({}, {"parameters": "haed.*", "lr": 1.0}, "no parameter is called 'haed.*'"),
+        ({}, {"parameters": "haed.*", "lr": 1.0}, "no parameter that learns is called 'haed.*'"),
+        ({}, {"parameters": "*._variance", "lr": 1.0}, "no parameter that learns is called '*._variance'"),
         (
             {"name": "adamw", "weight_decay": 0.1},
             {"parameters": "head.*", "weight_decay": 0.2},

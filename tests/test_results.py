@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from cifar_hapi import Run
+from cifar_hapi import Recipe, Run
+from cifar_hapi.recipe import parse_override
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 TINY = ("network.width=2", "data.limit=200", "batch_size=50", "epochs=2", "schedule.milestones=[]")
+
+
+def published(value):
+    return importlib.import_module("publish").published(value)
+
+
+def published_into(names):
+    """`publish`, of what it need not read, that notes what it made."""
+
+    def publish(run, target):
+        target.mkdir(parents=True)
+        (target / "evaluation.json").write_text('{"top1": 0.5}')
+        names.append(target.name)
+
+    return publish
 
 
 @pytest.fixture
@@ -38,21 +55,81 @@ def test_a_result_is_made_once_and_published_without_folders(train, tmp_path, ca
 def test_one_that_was_stopped_goes_on(train, tmp_path, monkeypatch):
     commands = []
     monkeypatch.setattr(train, "run_command", lambda *arguments: commands.append(arguments[0]))
-    monkeypatch.setattr(train, "publish", lambda run, target: commands.append("publish"))
-    monkeypatch.setattr(train, "told", lambda file: {"top1": 0.5})
+    monkeypatch.setattr(train, "publish", published_into(commands))
     folder = tmp_path / "runs" / "tiny-0"
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text('{"status": "interrupted"}')
+    begun = {"status": "interrupted", "recipe": Recipe.load("resnet20", {"data.source": "synthetic"}).to_dict()}
+    (folder / "run.json").write_text(json.dumps(begun))
     train.make("tiny-0", train.Trained("resnet20"), seed=0)
-    assert commands == ["resume", "publish"]
+    assert commands == ["resume", "tiny-0"]
+
+
+@pytest.mark.parametrize("place", ["runs", "results"])
+def test_one_of_a_recipe_that_has_changed_since_is_not_taken_for_the_same(train, tmp_path, place):
+    folder = tmp_path / place / "tiny-0"
+    folder.mkdir(parents=True)
+    then = Recipe.load("resnet20", {"data.source": "synthetic", "epochs": 3}).to_dict()
+    (folder / "run.json").write_text(json.dumps({"status": "finished", "recipe": published(then)}))
+    with pytest.raises(SystemExit, match="trained with other epochs than now"):
+        train.make("tiny-0", train.Trained("resnet20"), seed=0)
+
+
+def failing(code):
+    def fail(*arguments):
+        if "bad" in str(arguments):
+            raise subprocess.CalledProcessError(code, "cifar-hapi")
+
+    return fail
+
+
+def test_one_that_fails_is_told_of_after_the_others(train, monkeypatch):
+    made = []
+    monkeypatch.setattr(train, "run_command", failing(code=3))
+    monkeypatch.setattr(train, "publish", published_into(made))
+    results = [(name, train.Trained("resnet20"), 0) for name in ("good-0", "bad-0", "good-1")]
+    assert train.make_all(results) == "not made: bad-0"
+    assert made == ["good-0", "good-1"]
+
+
+def test_one_that_is_stopped_stops_all(train, monkeypatch):
+    monkeypatch.setattr(train, "run_command", failing(code=130))
+    with pytest.raises(SystemExit) as ended:
+        train.make_all([("bad-0", train.Trained("resnet20"), 0), ("good-0", train.Trained("resnet20"), 0)])
+    assert ended.value.code == 130
+
+
+def test_a_training_has_the_cores_that_the_caller_has(train, monkeypatch):
+    """Paddle, once imported, leaves OMP_NUM_THREADS=1 to child processes."""
+    started = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(train.CALLERS, "OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: started.append(options["env"]))
+    train.run_command("doctor")
+    assert started[0]["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_name_that_is_no_result_is_refused(train, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "quick", "quack"])
+    with pytest.raises(SystemExit, match="quack: not among the results, which are quick, "):
+        train.main()
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (
+            {"network": {"pretrained": "/home/ann/weights.pdparams", "name": "resnet18"}},
+            {"network": {"name": "resnet18"}},
+        ),
+        ({"pretrained": "imagenet"}, {"pretrained": "imagenet"}),
+        ({"source": "cifar10", "dir": "data/here"}, {"source": "cifar10"}),
+        ([{"command": ["cifar-hapi", "train"], "seed": 1}], [{"seed": 1}]),
+    ],
+)
+def test_what_names_folders_is_not_published(train, value, kept):
+    assert published(value) == kept
 
 
 def test_recipes_and_changes_of_the_table_can_be_read(train):
-    from cifar_hapi import Recipe
-    from cifar_hapi.recipe import parse_override, recipe_names
-
-    for name, trained in train.ALL.items():
-        if trained.recipe in recipe_names():
-            Recipe.load(trained.recipe, dict(map(parse_override, trained.changes)))
-        else:
-            assert name == "article-32"  # joins with pretrained weights
+    for trained in train.ALL.values():
+        Recipe.load(trained.recipe, dict(map(parse_override, trained.changes)))

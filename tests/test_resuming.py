@@ -26,6 +26,7 @@ RECORDED = {"bn_stats.every_steps": 3, "bn_stats.channels": "all", "bn_stats.gra
 OPTIMIZERS = {
     "momentum": {},
     "adamw": {"optimizer.name": "adamw", "optimizer.lr": 0.01, "optimizer.nesterov": False},
+    "muon": {"optimizer.name": "muon", "optimizer.lr": 0.2, "optimizer.momentum": 0.6},
 }
 
 

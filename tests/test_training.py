@@ -18,8 +18,10 @@ from cifar_hapi import DataError, Recipe, RecipeError, Run, RunError, evaluate, 
 from cifar_hapi.building import build_training, images_to_probe
 from cifar_hapi.data.device_loader import DeviceLoader
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.normalisation import normalise
 from cifar_hapi.data.sources import open_data
 from cifar_hapi.engine import onednn_availability
+from cifar_hapi.networks.airbench import whitening_filters
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,15 @@ def test_images_to_probe_are_the_first_to_validate_as_the_network_takes_them(sma
     np.testing.assert_array_equal(images_to_probe(recipe, data, "cpu"), next(iter(validation))[0][:5])
     plain = recipe.with_overrides({"bn_stats": None})
     assert images_to_probe(plain, data, "cpu") is None
+
+
+@pytest.mark.parametrize("data_format", ["NCHW", "NHWC"])
+def test_the_first_layer_of_airbench_whitens_training_images_as_the_network_takes_them(small_cifar, data_format):
+    recipe = Recipe.load("quick", {"data.source": "cifar10", "data.dir": str(small_cifar), "network.width": 4})
+    data = open_data(recipe.data, recipe.seed)
+    model, _ = build_training(recipe.with_overrides({"network.data_format": data_format}), data)
+    expected = whitening_filters(normalise(data.train.images, data.mean, data.std, "NHWC"))
+    np.testing.assert_allclose(model.network.whitening.weight.numpy(), expected, atol=1e-5)
 
 
 def test_the_model_is_ready_to_go_on(run):

@@ -10,6 +10,7 @@ import numpy as np
 from cifar_hapi.data.augment import Augmentation, augment
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
+from cifar_hapi.data.resize import resize
 from cifar_hapi.data.sources import Data, open_data
 from cifar_hapi.recipe import Recipe
 
@@ -35,8 +36,8 @@ def choose_examples(
 ) -> Examples:
     """`count` training images of `source`, a class after the other and again, chosen by `seed`; all if there are fewer.
 
-    augmented: as a network in training gets them, but for normalisation, by the `augment` section of `recipe`. Raises
-    RecipeError and DataError as `fit` does.
+    augmented: as a network in training gets them, but for normalisation: in the size and by the `augment` section of
+    `recipe`. Raises RecipeError and DataError as `fit` does.
     """
     base = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     place = {"data.dir": str(data_dir)} if data_dir else {}
@@ -59,6 +60,10 @@ def _in_turn(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 def _augmented(images: ImageSet, data: Data, recipe: Recipe, seed: int) -> ImageSet:
     asked = recipe.augment
     augmentation = Augmentation(asked.crop_padding, asked.padding_mode, asked.flip, asked.cutout)
-    loader = BatchLoader(images, len(images), augmentation=augmentation, mean=data.mean, seed=seed, std=data.std)
-    pixels = augment(np.asarray(images.images), loader.choices(epoch=0, step=0), augmentation, fill=loader.fill)
+    size = recipe.data.image_size
+    loader = BatchLoader(
+        images, len(images), image_size=size, augmentation=augmentation, mean=data.mean, seed=seed, std=data.std
+    )
+    seen = resize(np.asarray(images.images), size)
+    pixels = augment(seen, loader.choices(epoch=0, step=0), augmentation, fill=loader.fill)
     return ImageSet(pixels, images.labels, images.class_names)

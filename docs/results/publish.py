@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PRIVATE = ("command", "source", "dir")
+PRIVATE = ("command", "source", "dir", "pretrained")
 
 
 def main() -> None:
@@ -22,14 +22,14 @@ def main() -> None:
 
 def publish(run: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("run.json", "evaluation.json"):
+    shutil.copyfile(run / "history.jsonl", target / "history.jsonl")
+    for name in ("run.json", "evaluation.json"):  # the last one tells that all are there
         told = json.loads((run / name).read_text(encoding="utf-8"))
         (target / name).write_text(json.dumps(published(told), indent=1) + "\n", encoding="utf-8")
-    shutil.copyfile(run / "history.jsonl", target / "history.jsonl")
 
 
 def published(value: Any) -> Any:
-    """A JSON value without what names folders: commands, and sources and folders of data that are paths."""
+    """A JSON value without what names folders: commands, and data or weights that are paths."""
     if isinstance(value, list):
         return [published(each) for each in value]
     if not isinstance(value, dict):

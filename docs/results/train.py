@@ -3,8 +3,9 @@
     python docs/results/train.py                    # all that are not there yet
     python docs/results/train.py plain20 resnet56   # these, with all their seeds
 
-It can be stopped at any moment; started again, it goes on within the training that it was in. Runs are kept in
-runs/results, what is published of them in docs/results. CIFAR-10 is found as by `cifar-hapi train --data cifar10`.
+It can be stopped at any moment; started again, it goes on within the training that it was in. One that fails, as that
+from pretrained weights without them, is told of at the end, and the others are made. Runs are kept in runs/results,
+what is published of them in docs/results. CIFAR-10 is found as by `cifar-hapi train --data cifar10`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ CALLERS = dict(os.environ)  # before Paddle is imported, which sets OMP_NUM_THRE
 
 from publish import publish  # noqa: E402  beside this file
 
-from cifar_hapi import Run  # noqa: E402
+from cifar_hapi import Recipe, Run  # noqa: E402
+from cifar_hapi.recipe import differing_keys, parse_override  # noqa: E402
 
 RUNS, RESULTS = Path("runs/results"), Path(__file__).parent
 DATA = "cifar10"
+STOPPED = (130, 143)  # by Ctrl-C, by SIGTERM
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,31 @@ ALL: dict[str, Trained] = {
 
 def main() -> None:
     asked = sys.argv[1:] or list(ALL)
-    for name in asked:
-        for seed in range(ALL[name].seeds):
-            make(f"{name}-{seed}", ALL[name], seed)
+    if unknown := [name for name in asked if name not in ALL]:
+        sys.exit(f"{', '.join(unknown)}: not among the results, which are {', '.join(ALL)}")
+    sys.exit(make_all([(f"{name}-{seed}", ALL[name], seed) for name in asked for seed in range(ALL[name].seeds)]))
+
+
+def make_all(results: Sequence[tuple[str, Trained, int]]) -> str | None:
+    """Make each; a message naming those that failed, None if none did. Ctrl-C or SIGTERM ends this program."""
+    failed = []
+    for name, trained, seed in results:
+        try:
+            make(name, trained, seed)
+        except subprocess.CalledProcessError as error:
+            if error.returncode in STOPPED:
+                sys.exit(error.returncode)
+            failed.append(name)
+    return f"not made: {', '.join(failed)}" if failed else None
 
 
 def make(name: str, trained: Trained, seed: int) -> None:
+    path = RUNS / name
+    for folder in (RESULTS / name, path):
+        check_same(folder, trained, seed)
     if (RESULTS / name / "evaluation.json").exists():
         print(f"{name}: there")
         return
-    path = RUNS / name
     if not (path / "run.json").exists():
         changes = [part for change in trained.changes for part in ("--set", change)]
         run_command("train", trained.recipe, "--run-dir", str(path), "--data", DATA, "--seed", str(seed), *changes)
@@ -78,11 +97,21 @@ def make(name: str, trained: Trained, seed: int) -> None:
     print(f"{name}: {told(RESULTS / name / 'evaluation.json')['top1']:.2%}")
 
 
+def check_same(folder: Path, trained: Trained, seed: int) -> None:
+    """Ends this program if what is in `folder` was trained by what the recipe was then, and is no longer."""
+    if not (folder / "run.json").exists():
+        return
+    changes = dict(map(parse_override, trained.changes)) | {"data.source": DATA, "seed": seed}
+    recipe = Recipe.load(trained.recipe, changes)
+    then = Recipe.from_dict(told(folder / "run.json")["recipe"])
+    if differing := [key for key in differing_keys(recipe, then) if key not in ("name", "description", "data.dir")]:
+        sys.exit(f"{folder}: trained with other {', '.join(differing)} than now; move it away to have it made anew")
+
+
 def run_command(*arguments: str) -> None:
-    """`cifar-hapi` with these arguments. Ends this program if that fails: what is there is kept."""
+    """`cifar-hapi` with these arguments; CalledProcessError if it fails: what is there is kept."""
     print("cifar-hapi", *arguments, flush=True)
-    if code := subprocess.run([sys.executable, "-m", "cifar_hapi", *arguments], check=False, env=CALLERS).returncode:
-        sys.exit(code)
+    subprocess.run([sys.executable, "-m", "cifar_hapi", *arguments], check=True, env=CALLERS)
 
 
 def told(file: Path) -> Any:

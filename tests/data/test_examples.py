@@ -16,6 +16,7 @@ from cifar_hapi.data.archives import read_cifar
 from cifar_hapi.data.examples import Examples, choose_examples
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.picture_grid import drawn_grid, write_grid
+from cifar_hapi.data.resize import resize
 from cifar_hapi.data.synthetic import write_synthetic
 from cifar_hapi.data.terminal_pictures import check_can_show, show
 from cifar_hapi.errors import RecipeError
@@ -56,6 +57,12 @@ def test_augmented_images_are_those_varied_by_the_recipe(small_cifar):
     assert (same | mirrored).all() and 5 < mirrored.sum() < 35
     cut = chosen(small_cifar, count=40, augmented=True, recipe=recipe.with_overrides({"augment.cutout": 8})).images
     assert not (cut == varied).all(axis=(1, 2, 3)).any()
+
+
+def test_augmented_images_have_the_size_that_the_network_sees(small_cifar):
+    recipe = Recipe.load("quick", {"data.image_size": 48, "augment.crop_padding": 0, "augment.flip": "none"})
+    plain = chosen(small_cifar, count=3).images
+    np.testing.assert_array_equal(chosen(small_cifar, count=3, augmented=True, recipe=recipe).images, resize(plain, 48))
 
 
 @pytest.mark.parametrize(("side", "scale"), [(4, 24), (32, 3), (96, 1), (100, 1)])
