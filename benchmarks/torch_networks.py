@@ -6,9 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.worker import Unavailable
+
 
 def build_network(name: str) -> nn.Sequential:
-    """resnet20, 32, 44, 56 or 110 in CIFAR form with option A, or resnet18 or 34 with CIFAR stem and option B."""
+    """resnet20, 32, 44, 56 or 110 in CIFAR form with option A, or resnet18 or 34 with CIFAR stem and option B.
+
+    Raises Unavailable for any other.
+    """
+    if name not in ("resnet18", "resnet34", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"):
+        raise Unavailable(f"{name} is not written in PyTorch here")
     depth = int(name.removeprefix("resnet"))
     if depth in (18, 34):
         return _network((64, 128, 256, 512), (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3), pads=False)

@@ -162,12 +162,12 @@ def figures(seconds: Sequence[float], batch_size: int, multiply_adds: int) -> Ro
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
     """Rows of one network with `to_stock` and `to_torch`, the speed by that of stock Paddle and of the best PyTorch."""
-    measured = [row for row in rows if "missing" not in row]
+    there = [row for row in rows if "missing" not in row]
     found = []
     for row in rows:
         copy = dict(row)
         for work in WORKS if "missing" not in row else ():
-            speeds = {each["contender"]: each[work]["images_per_second"] for each in measured}
+            speeds = {each["contender"]: each[work]["images_per_second"] for each in there}
             best = max((speed for name, speed in speeds.items() if name.startswith("torch")), default=None)
             stock, speed = speeds.get(STOCK), speeds[row["contender"]]
             copy[work] = row[work] | {

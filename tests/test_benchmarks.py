@@ -261,17 +261,36 @@ def test_requests_are_counted_and_their_slowest_hundredth_told():
     assert [cell.strip() for cell in shown.splitlines()[-1].split("|")][1:6] == ["PNG", "8", "75", "100.0", "500.0"]
 
 
+def speedrun_result(seconds, views):
+    return {"seconds": seconds, "views": views, "plain": 0.93, "precision": "bfloat16"}
+
+
 def test_a_speedrun_is_compared_with_the_median_time_of_pytorch():
-    def result(seconds, views):
-        return {"seconds": seconds, "views": views, "plain": 0.93, "precision": "bfloat16"}
-
-    found = {"cifar-hapi": [result(600, 0.94), result(640, 0.942)], "PyTorch": [result(1200, 0.941)]}
-
-    shown = speedrun.show(found, "speed94")
-
+    here, torch = [speedrun_result(600, 0.94), speedrun_result(640, 0.942)], [speedrun_result(1200, 0.941)]
+    shown = speedrun.show({"cifar-hapi": here, "PyTorch": torch}, "speed94")
     assert "| `speed94`, bfloat16" in shown and "600 640 |" in shown and "94.00 94.20" in shown
-    assert "0.52 of PyTorch's time" in shown
-    assert "PyTorch is not installed" in speedrun.show({**found, "PyTorch": []}, "speed94")
+    assert shown.splitlines()[-1].split()[-2] == "0.52"
+    assert "PyTorch is not installed" in speedrun.show({"cifar-hapi": here}, "speed94")
+
+
+def test_a_speedrun_that_was_stopped_keeps_what_it_has_and_takes_turns_at_beginning(tmp_path):
+    begun = []
+
+    def training(who, fails_at=None):
+        def train(seed):
+            begun.append((who, seed))
+            if seed == fails_at:
+                raise RuntimeError("out of memory")
+            return speedrun_result(600 + seed, 0.94)
+
+        return train
+
+    out = tmp_path
+    with pytest.raises(RuntimeError):
+        speedrun.measure({"cifar-hapi": training("here"), "PyTorch": training("torch", fails_at=1)}, 2, out)
+    found = speedrun.measure({"cifar-hapi": training("here"), "PyTorch": training("torch")}, 2, out)
+    assert begun == [("here", 0), ("torch", 0), ("torch", 1), ("torch", 1), ("here", 1)]
+    assert [result["seconds"] for result in found["PyTorch"]] == [600, 601]
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (7, 7), (100, 99), (101, 100), (1000, 990)])
