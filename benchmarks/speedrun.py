@@ -3,9 +3,9 @@
     python -m benchmarks.speedrun --recipe speed94 --rounds 3
 
 Long: each round is one training of each, one after the other, and whoever was second begins the next. The clock runs
-from the start of the process, images and network included, to the accuracy of all 10,000 test images by six views and by
-one. PyTorch's images are decoded before; cifar-hapi reads the archive, holds images out to validate, saves checkpoints
-and writes its report within its time. Results are kept in the folder --out as they come, the runs of cifar-hapi too.
+from the start of the process, images and network included, to the accuracy of all 10,000 test images by six views and
+by one. PyTorch's images are decoded before; cifar-hapi reads the archive, holds images out to validate, saves
+checkpoints and writes its report within its time. Results are kept in the folder --out as they come, the runs too.
 """
 
 from __future__ import annotations

@@ -29,9 +29,11 @@ from cifar_hapi.model import Model
 from cifar_hapi.pretrained import Start, WeightsFile, find_weights, put_weights, read_weights
 from cifar_hapi.recipe import Recipe, by_key
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
-from cifar_hapi.run import Run, followed_run, resumed_run, started_run
+from cifar_hapi.run import FollowedRun, Run, followed_run, resumed_run, started_run
 from cifar_hapi.run_path import free_run_path, new_run_path
 from cifar_hapi.runtime import Setting, apply_settings, check_device, machine, paddle_session, slowed_by, versions
+
+_OF_A_MACHINE = ("data.dir", "data.store")  # what processes on different ones may say differently
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def planned(recipe: Recipe, run_dir: str | Path | None, device: str, resume: boo
     Raises, in all processes, what one refuses: RecipeError, RunError.
     """
     ranks.join()
-    check_same("recipe", lambda: {key: value for key, value in by_key(recipe).items() if key != "data.dir"})
+    check_same("recipe", lambda: {key: value for key, value in by_key(recipe).items() if key not in _OF_A_MACHINE})
     check_same("installation", versions)
     plan = None
     with refused_together():
@@ -79,7 +81,9 @@ def planned(recipe: Recipe, run_dir: str | Path | None, device: str, resume: boo
             earlier = begun_run(run_dir, recipe, allow_changes) if resume else None
             path = earlier.path if earlier else _free_path(recipe, run_dir)
             plan = Plan(recipe, device, path, earlier, allow_changes)
-    return dataclasses.replace(ranks.of_the_first(plan), recipe=recipe, device=device)
+    place, manifest = ranks.of_the_first((str(plan.path), plan.earlier and plan.earlier.manifest) if plan else None)
+    followed = FollowedRun(Path(place), manifest) if manifest else None
+    return plan or Plan(recipe, device, Path(place), followed, allow_changes)
 
 
 @contextlib.contextmanager
@@ -145,6 +149,7 @@ def _opened(recipe: Recipe, progress: bool) -> Data:
         with refused_together():
             if (ranks.rank_on_machine() == 0) == turn:
                 images = open_data(recipe.data, recipe.seed, progress=progress)
+                images.identity()  # here, where the others wait however long it takes to read all of it
     assert images is not None, "one of the turns is this process's"
     return images
 

@@ -205,6 +205,8 @@ def resume(
     changes = overrides_by_key(**named) | dict(map(parse_override, overrides))
     check_run(run)
     _check_restarts(nproc, max_restart)
+    if max_restart and run is None:
+        raise click.UsageError("--max-restart needs RUN: at a restart, the newest may be another one")
     if nproc > 1:
         raise click.exceptions.Exit(launch(arguments, nproc, device, max_restart))
     prepare_process()

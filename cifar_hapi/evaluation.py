@@ -111,6 +111,7 @@ def record_evaluation(
     )
     if not math.isfinite(result["loss"]):
         raise NonFiniteLoss(f"run {run.path}: the loss on the test images is {result['loss']}; try a lower rate")
+    seen = test.sha256()  # by all at once: a set on a disk takes longer than the others would wait
     if not is_writer():
         return of_the_first(result)
     evaluation = {
@@ -125,7 +126,7 @@ def record_evaluation(
     }
     try:
         run.save_evaluation(evaluation)
-        write_answers(run.answers_path, answers, images=test.sha256(), evaluated=evaluation["when"])
+        write_answers(run.answers_path, answers, images=seen, evaluated=evaluation["when"])
     except OSError as error:  # it is a result all the same
         warnings.warn(f"run {run.path}: the evaluation is not written: {error.strerror or error}", stacklevel=2)
     return of_the_first(evaluation)

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -306,10 +306,11 @@ class Model(paddle.Model):
         own = iter(every(count, rank) if every else itertools.islice(loader, rank, None, count))
         while True:
             batch = next(own, None)
-            found = ranks.gathered((None if batch is None else self._answered(batch), self._told()))
-            self.ending = max(told for _, told in found)
-            yield from (answered for answered, _ in found if answered is not None)
-            if found[-1][0] is None:
+            answered = {} if batch is None else self._answered(batch).to_arrays()
+            found = ranks.gathered_arrays({"ending": np.array(self._told()), **answered})
+            self.ending = max(int(each.pop("ending")) for each in found)
+            yield from (_Answered.from_arrays(each) for each in found if each)
+            if not found[-1]:
                 return
 
     def _answered(self, batch: Any) -> _Answered:
@@ -388,6 +389,17 @@ class _Answered:
 
     outputs: list[np.ndarray]
     labels: list[np.ndarray]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """By name, in order."""
+        both = (("output", self.outputs), ("label", self.labels))
+        return {f"{kind} {place}": each for kind, arrays in both for place, each in enumerate(arrays)}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> _Answered:
+        """What has been `to_arrays`."""
+        outputs, labels = ([each for name, each in arrays.items() if name.startswith(k)] for k in ("output", "label"))
+        return _Answered(outputs, labels)
 
 
 class _SharedSampler(DistributedBatchSampler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from platformdirs import user_cache_path
 
@@ -46,7 +47,7 @@ class Setting:
 
 
 def prepare_process() -> None:
-    """Before Paddle loads, make the settings of the process; for the command line only.
+    """Make the settings of the process, and load Paddle; for the command line only.
 
     benchmarks/process_settings.py measures what this gains. Raises ImportError where Paddle isn't installed.
     """
@@ -54,6 +55,34 @@ def prepare_process() -> None:
         raise RuntimeError("prepare_process() must run before paddle is imported")
     require_paddle()
     apply_settings()
+    with _quiet_end():
+        import paddle  # noqa: F401
+
+
+@contextmanager
+def _quiet_end() -> Iterator[None]:
+    """SIGTERM, also one that comes within it, ends this process without a word, for good.
+
+    Paddle, as it loads, has it print a trace of C++ instead. Alone, the process leaves by SystemExit(143), so that
+    what it has half written is taken away; one of several may wait for another one in C++, and dies at once.
+    """
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.getsignal(signal.SIGTERM)
+    if masks:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if "PADDLE_TRAINER_ID" in os.environ else _leave)
+        else:
+            signal.signal(signal.SIGTERM, before)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _leave(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def require_paddle() -> None:

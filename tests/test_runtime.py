@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,34 @@ def python(script, **environment):
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
+LOADED = """
+import os, signal, threading
+from cifar_hapi import runtime
+with runtime._quiet_end():
+    import paddle
+    {within}
+print("loaded", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of POSIX")
+@pytest.mark.parametrize("within", ["", "os.kill(os.getpid(), signal.SIGTERM)"])
+@pytest.mark.parametrize(("rank", "code"), [({}, 128 + signal.SIGTERM), ({"PADDLE_TRAINER_ID": "0"}, -signal.SIGTERM)])
+def test_sigterm_ends_a_command_without_a_word_from_paddle(within, rank, code):
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", LOADED.format(within=within)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **rank},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if not within:
+        assert process.stdout.readline() == "loaded\n"
+        process.terminate()
+    assert (process.stdout.read(), process.wait(60)) == ("", code)
 
 
 def test_importing_the_package_changes_nothing_and_loads_no_paddle():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,6 +32,10 @@ class ImageSet:
 
     def sha256(self) -> str:
         """Hexadecimal SHA-256 over shape, pixels and labels, which says what data a run has seen."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:  # once: it goes through every pixel, which may be on a disk
         digest = hashlib.sha256(str(self.images.shape).encode())
         for block in blocks(self.images):
             digest.update(block.data)

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from cifar_hapi.distributed import ranks
-from cifar_hapi.errors import CifarHapiError, RunError
+from cifar_hapi.errors import CifarHapiError, DataError, LostProcess, RecipeError, RunError
 
 _BEAT_SECONDS = 5.0  # well below the silence after which a process counts as lost
+_KINDS = {kind.__name__: kind for kind in (RecipeError, DataError, RunError, LostProcess)}
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def refused_together() -> Iterator[None]:
     for rank, refusal in enumerate(told):
         if refusal is not None:
             kind, text = refusal
-            raise _refusal(kind, f"rank {rank}: {text}") from own
+            raise _refusal(_KINDS.get(kind, CifarHapiError), f"rank {rank}: {text}") from own
 
 
 def check_same(what: str, facts: Callable[[], dict[str, Any]]) -> None:
@@ -42,7 +43,7 @@ def check_same(what: str, facts: Callable[[], dict[str, Any]]) -> None:
     """
     if ranks.count() == 1:
         return
-    found = ranks.gathered(facts())
+    found = ranks.gathered(facts())  # all of them, its own too, as JSON has them
     for rank, theirs in enumerate(found):
         differing = [key for key in {**found[0], **theirs} if theirs.get(key) != found[0].get(key)]
         if differing:
@@ -99,8 +100,8 @@ def _refusal(kind: type[CifarHapiError], text: str) -> CifarHapiError:
     return error
 
 
-def _as_told(error: Exception | None) -> tuple[type[CifarHapiError], str] | None:
+def _as_told(error: Exception | None) -> tuple[str, str] | None:
     if error is None:
         return None
-    kind = type(error) if isinstance(error, CifarHapiError) else CifarHapiError
-    return kind, str(error) if isinstance(error, CifarHapiError) else f"{type(error).__name__}: {error}"
+    kind = type(error).__name__
+    return kind, str(error) if isinstance(error, CifarHapiError) else f"{kind}: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from cifar_hapi.runtime import require_paddle, users_threads
 _TERMINAL = "CIFAR_HAPI_TERMINAL"  # where the first process gets the launching one's standard output and error
 _OURS = ("--nproc", "--max-restart")  # options of this process, not of those that it starts
 _TOLD_WITHIN = 10  # seconds in which the launcher, which looks every second or two, finds a process that has ended
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 _PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -32,7 +35,8 @@ def launch(
 
     What the first one prints goes where this one's output goes; the others print nothing, but where one fails its last
     word is printed, with its rank. The processor's cores are shared out between them, unless the user has said how
-    many threads to take. SIGINT, SIGTERM and SIGHUP are passed on: the training is saved, and ends.
+    many threads to take. SIGINT, SIGTERM and SIGHUP are passed on: the training is saved, and ends, as it does when
+    this process is killed.
 
     restarts: how often all are started again when one has been killed or lost, with `again` as further arguments, by
     which they go on from the last checkpoint. When they are used up, the exit code is that of LostProcess.
@@ -55,16 +59,17 @@ def _launch_once(arguments: list[str], processes: int, device: str) -> int:
     with tempfile.TemporaryDirectory(prefix="cifar-hapi-") as folder:  # the launcher writes the environment there, too
         logs, terminal = Path(folder), Path(folder) / "terminal"
         with _lent_terminal(terminal), (logs / "launcher").open("wb") as talk:
-            process = subprocess.Popen(
+            start = partial(
+                subprocess.Popen,
                 _command(arguments, processes, logs),
                 env=os.environ | _environment(processes, device) | {_TERMINAL: str(terminal)},
                 stdin=subprocess.DEVNULL,
                 stdout=talk,
                 stderr=talk,
                 start_new_session=True,  # Ctrl-C reaches it through this process alone
+                preexec_fn=partial(_end_with, os.getpid(), ctypes.CDLL(None)),
             )
-            told = _wait(process)
-        code = process.returncode
+            code, told = _run_passing_signals_on(start)
         if told:
             return 128 + told if code else 0
         return _failure(logs, processes, code) if code else 0
@@ -109,7 +114,8 @@ def _rank() -> int:
 
 def _command(arguments: list[str], processes: int, logs: Path) -> list[str]:
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
-    return [*launcher, "--log_dir", str(logs), sys.executable, "-m", "cifar_hapi", *_without_ours(arguments)]
+    inward = ["--host", "127.0.0.1"]  # else Paddle has the processes meet at an address that others can reach
+    return [*launcher, *inward, "--log_dir", str(logs), sys.executable, "-m", "cifar_hapi", *_without_ours(arguments)]
 
 
 def _without_ours(arguments: list[str]) -> list[str]:
@@ -147,41 +153,60 @@ def _lend(waiting: socket.socket) -> None:
         socket.send_fds(connection, [b"."], [1, 2])
 
 
-def _wait(process: subprocess.Popen[Any]) -> int:
-    """Wait for `process` and pass on what signals come; the first of them, or 0."""
+def _run_passing_signals_on(start: Callable[[], subprocess.Popen[Any]]) -> tuple[int, int]:
+    """Start a process and pass signals on to it until it has ended; its exit code, and the first signal, or 0."""
     told: list[int] = []
+    started: list[subprocess.Popen[Any]] = []
 
     def pass_on(number: int, frame: Any) -> None:
         told.append(number)
-        process.send_signal(signal.SIGTERM)
+        for process in started:
+            process.send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
-        process.wait()
+        process = start()
+        started.append(process)
+        if told:  # while it was starting
+            process.send_signal(signal.SIGTERM)
+        code = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return told[0] if told else 0
+    return code, told[0] if told else 0
+
+
+def _end_with(parent: int, libc: ctypes.CDLL) -> None:
+    """Have the kernel send this process SIGTERM when `parent`, which has just forked it, is no more."""
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _failure(logs: Path, processes: int, code: int) -> int:
     """The exit code of a training that the launcher has ended with `code`; who has failed is printed.
 
     That is the last word of each process that has failed, but of the first one's, which has told it itself, and of
-    those that have waited for another one, of which one is heard.
+    those that have waited for another one, of which one is heard. Where none has a word, as when none was started, it
+    is the launcher's.
     """
     # As Paddle's launcher logs it: "Container rank 1 status failed cmd [...] code -9 log ..."; a test has it do so.
     talk = (logs / "launcher").read_text("utf-8", "replace")
     killed = re.search(r"Container rank (\d+) status failed .* code -(\d+) ", talk)
     if killed:
         print(f"rank {killed[1]}: ended by {signal.Signals(int(killed[2])).name}", file=sys.stderr)
-    heard = not (killed and killed[1] == "0")
+    heard, told = not (killed and killed[1] == "0"), bool(killed)
     for rank in range(1, processes):
         last = _last_word(logs / f"workerlog.{rank}")
         waited = last.startswith(f"error: rank {rank}: waited ")
         if last and not (waited and heard):
             print(last if waited else f"rank {rank}: {last}", file=sys.stderr)
+            told = True
         heard = heard or waited
+    if not told and (last := _last_word(logs / "workerlog.0")):  # which ends where it gets its own terminal
+        print(f"rank 0: {last}", file=sys.stderr)
+    if not any(logs.glob("workerlog.*")) and (last := _last_word(logs / "launcher")):
+        print(f"Paddle's launcher: {last}", file=sys.stderr)
     if killed:
         return LostProcess.exit_code
     return code if 0 <= code < 128 else 1

@@ -59,6 +59,29 @@ def test_sigterm_ends_in_a_checkpoint_and_the_first_rank_alone_is_seen(tmp_path,
 
 
 @on_linux
+def test_processes_end_with_a_checkpoint_when_the_command_is_killed(tmp_path, small_cifar):
+    training = command(tmp_path, small_cifar)
+    for line in training.stdout:
+        if line.startswith("epoch 2/1000"):
+            training.kill()
+            break
+    assert (
+        "saved    `cifar-hapi resume run` goes on from here" in training.stdout.read()
+    )  # until the last one has ended
+    run = Run(tmp_path / "run")
+    assert run.status == "interrupted" and int(run.checkpoints.names()[-1].removeprefix("step-")) > 10
+
+
+@on_linux
+def test_a_signal_while_the_launcher_starts_is_not_lost(monkeypatch):
+    def start():
+        os.kill(os.getpid(), signal.SIGTERM)
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    assert launching._run_passing_signals_on(start) == (-signal.SIGTERM, signal.SIGTERM)
+
+
+@on_linux
 def test_a_rank_that_is_killed_is_named(tmp_path, small_cifar):
     (tmp_path / "site").mkdir()
     killing = "import os\nif os.environ.get('PADDLE_TRAINER_ID') == '1':\n    os.kill(os.getpid(), 9)\n"
@@ -79,6 +102,15 @@ def test_a_run_that_exists_is_refused_before_anything_starts(monkeypatch, capsys
     (tmp_path / "run.json").write_text("{}")
     assert run_command(["train", "quick", "--nproc", "2", "--run-dir", str(tmp_path)]) == 4
     assert "exists already; `cifar-hapi resume" in capsys.readouterr().err
+
+
+def test_a_restart_is_not_left_to_find_the_newest_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(launching, "launch", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "run.json").write_text("{}")
+    assert run_command(["resume", "--nproc", "2", "--max-restart", "1"]) == 2
+    assert "--max-restart needs RUN" in capsys.readouterr().err
 
 
 def test_other_systems_are_told_that_it_is_for_linux(monkeypatch, capsys):
@@ -134,6 +166,7 @@ def test_the_last_word_of_a_failed_rank(tmp_path, log, said):
     assert launching._last_word(tmp_path / "workerlog.1") == said
 
 
+RAISED = "Traceback (most recent call last):\n  File x\n"
 KILLED = "LAUNCH ERROR\nContainer rank {} status failed cmd ['python', '-m'] code -9 log logs/workerlog.{}\n"
 WAITED = "error: rank {}: waited for another process, which has gone away; resume\n"
 
@@ -149,6 +182,10 @@ WAITED = "error: rank {}: waited for another process, which has gone away; resum
             ["rank 0: ended by SIGKILL", WAITED.format(1).rstrip()],
         ),
         ("", {1: "error: no room\n", 2: WAITED.format(2)}, 1, ["rank 1: error: no room"]),
+        (f"{RAISED}IndexError: no card 2\n", {}, 1, ["Paddle's launcher: IndexError: no card 2"]),
+        (f"{RAISED}OSError: old\n", {0: "error: no Paddle\n"}, 1, ["rank 0: error: no Paddle"]),
+        (WAITED.format(1), {0: "", 1: WAITED.format(1)}, 1, []),
+        ("LAUNCH INFO\n", {}, 1, []),
     ],
 )
 def test_who_has_failed_is_told_once(tmp_path, capsys, launcher, logs, code, told):
@@ -160,7 +197,7 @@ def test_who_has_failed_is_told_once(tmp_path, capsys, launcher, logs, code, tol
 
 
 def test_one_process_never_communicates(tmp_path, small_cifar, monkeypatch):
-    for name in ("all_reduce", "broadcast", "all_gather_object", "init_parallel_env"):
+    for name in ("all_reduce", "broadcast", "all_gather", "init_parallel_env"):
         monkeypatch.setattr(f"paddle.distributed.{name}", None)
     assert small_fit(small_cifar, tmp_path / "run", epochs=1).manifest["processes"] == 1
 
