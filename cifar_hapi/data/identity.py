@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -47,3 +48,10 @@ class DataIdentity:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in run.json."""
         return dataclasses.asdict(self)
+
+
+def for_others(name: str, note: str) -> dict[str, str]:
+    """`name` and `note` of data as they are given away: of a folder of images, not where it is on this machine."""
+    if not Path(name).is_absolute():
+        return {"name": name, "note": note}
+    return {"name": Path(name).name, "note": note.partition(": ")[0]}  # of images left out, how many

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cifar_hapi.data.identity import for_others
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.pixels import Pixels
 from cifar_hapi.data.resize import resize
@@ -124,10 +125,11 @@ def make_int8(file: Path, run: Run, data: Data, facts: dict[str, Any], uint8_inp
     own, other = (_logits(answer, run, data.test, uint8_input) for answer in (before, after))
     labels, (slow, fast) = data.test.labels, _speeds(before, after, next(_batches(run, _some(data.test), uint8_input)))
     large = file.stat().st_size
+    about = for_others(data.name, data.note)
     found = Int8(
-        f"{len(places)} training images of {data.name}",
-        data.name,
-        data.note,
+        f"{len(places)} training images of {about['name']}",
+        about["name"],
+        about["note"],
         len(labels),
         (_top1(own, labels), _top1(other, labels)),
         int((own.argmax(axis=1) == other.argmax(axis=1)).sum()),

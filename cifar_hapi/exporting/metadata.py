@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cifar_hapi.data.identity import for_others
 from cifar_hapi.exporting.network import INPUT, OUTPUT
 from cifar_hapi.loading import Weights, checkpoint_step
 from cifar_hapi.recorded_evaluation import recorded_evaluation
@@ -26,7 +27,7 @@ def facts_of(run: Run, weights: Weights, uint8_input: bool, fold_bn: bool) -> di
         "class_names": list(data.class_names),
         "network": recipe.network.name,
         "recipe": recipe.name,
-        "data": {"name": data.name, "note": data.note},
+        "data": for_others(data.name, data.note),
         "run": run.path.resolve().name,
         "weights": weights,
         "step": checkpoint_step(run, weights),
@@ -54,9 +55,10 @@ def _input(side: int, uint8_input: bool) -> dict[str, Any]:
 
 
 def recorded_accuracy(run: Run, weights: Weights) -> dict[str, Any] | None:
-    """What these weights reached on test images seen once; None where they have not been evaluated."""
+    """What these weights reached on test images seen once, for others; None where they have not been evaluated."""
     found = recorded_evaluation(run)
     if found is None or found.step != checkpoint_step(run, weights):
         return None
     top1 = found.without_views.top1 if found.without_views else found.top1
-    return {"top1": top1, "images": found.images, "data": found.data, "note": found.note}
+    data = for_others(found.data, found.note)
+    return {"top1": top1, "images": found.images, "data": data["name"], "note": data["note"]}

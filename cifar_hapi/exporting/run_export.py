@@ -39,7 +39,8 @@ class Export:
 
     path: the folder. files: what is in it: the model, its parameters where they are apart, metadata.json. metadata:
     what that says. agreement: how the model, loaded again, compares with the run's network; of an int8 export, the
-    float32 model that it was made of. int8: how these two compare, None of others.
+    float32 model that it was made of. int8: how these two compare, None of others. missing: why it was not compared
+    on the run's own images, "" where it was; this and `path` alone name folders of this machine.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Export:
     metadata: dict[str, Any]
     agreement: Agreement
     int8: Int8 | None = None
+    missing: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for programs."""
@@ -64,6 +66,7 @@ class Export:
             *(self.int8.rows() if self.int8 else ()),
             ("agrees", ("before int8, " if self.int8 else "") + str(self.agreement)),
             ("on", "{}, in batches of {} and {}".format(self.agreement.images, *self.agreement.batch_sizes)),
+            *([("", f"as the run's own cannot be had: {self.missing}")] if self.missing else ()),
         ]
         return "\n".join(f"{label:9}{text}" for label, text in rows)
 
@@ -95,7 +98,7 @@ def export(
 
     The files are written beside `out`, loaded by paddle.inference or onnxruntime, and compared with the run's network
     in float32, run by Paddle's own kernels, on 64 test images (generated ones where these are not on this machine:
-    `Agreement.images` says so), each alone and all together. Then the folder is renamed to `out`.
+    `Agreement.images` says so, `missing` why), each alone and all together. Then the folder is renamed to `out`.
 
     Raises RecipeError for options that cannot be and a folder that is there already, RunError for a run or weights that
     can't be used, ImportError where the extra is missing, DataError where test images are not in `data_dir`, and
@@ -126,7 +129,7 @@ def export(
                 cost = make_int8(file, run, data, facts, uint8_input, int8_options)
                 metadata |= {"accuracy": cost.accuracy, "int8": cost.to_dict()}
             write_new_file(folder / "metadata.json", (json.dumps(metadata, indent=1) + "\n").encode())
-    return Export(target, tuple(sorted(target.iterdir())), metadata, found, cost)
+    return Export(target, tuple(sorted(target.iterdir())), metadata, found, cost, sample.missing)
 
 
 def _checked(run: Run, format: str, int8: bool, out: str | Path | None, name: str) -> Path:

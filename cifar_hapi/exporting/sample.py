@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_hapi.data.identity import for_others
 from cifar_hapi.data.resize import resize
 from cifar_hapi.data.sources import Data, is_on_disk, open_data
 from cifar_hapi.data.synthetic import draw
@@ -19,10 +20,14 @@ COUNT = 64
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """pixels: uint8 [N, H, W, 3], of the size that the network sees. source: in words, what they are."""
+    """pixels: uint8 [N, H, W, 3], of the size that the network sees. source: in words, what they are.
+
+    missing: why they are not the run's own, "" where they are; it may name folders of this machine.
+    """
 
     pixels: np.ndarray
     source: str
+    missing: str = ""
 
 
 def sample_images(run: Run, data_dir: str | Path | None = None, count: int = COUNT) -> Sample:
@@ -37,9 +42,9 @@ def sample_images(run: Run, data_dir: str | Path | None = None, count: int = COU
         if data_dir is not None:
             raise
         generated = draw("test", count)[0].transpose(0, 2, 3, 1)
-        return Sample(resize(generated, size), f"{count} generated images, as the run's own cannot be had: {error}")
+        return Sample(resize(generated, size), f"{count} generated images", str(error))
     places = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
-    return Sample(resize(found[places], size), f"{len(places)} test images of {run.data.name}")
+    return Sample(resize(found[places], size), f"{len(places)} test images of {for_others(run.data.name, '')['name']}")
 
 
 def own_data(run: Run, data_dir: str | Path | None = None, parts: tuple[str, ...] = ("train", "test")) -> Data:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
+from cifar_hapi.data.identity import for_others
 from cifar_hapi.exporting.metadata import recorded_accuracy
 from cifar_hapi.loading import Weights, checkpoint_step
 from cifar_hapi.run import Run
@@ -58,9 +58,9 @@ def facts_of(run: Run, weights: Weights, options: ServingOptions) -> Served:
         "recipe": recipe.name,
         "weights": weights,
         "step": checkpoint_step(run, weights),
-        "data": Path(data.name).name,  # of a folder, not where it is on this machine
+        "data": for_others(data.name, data.note)["name"],
         "note": _GENERATED if data.name == "synthetic" else "",
-        "accuracy": accuracy and Accuracy(**accuracy | {"data": Path(accuracy["data"]).name}),
+        "accuracy": accuracy and Accuracy(**accuracy),
     }
     return Served(
         **about,

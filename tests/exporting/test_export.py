@@ -257,8 +257,25 @@ def without_data(small_cifar, tmp_path, monkeypatch):
 
 def test_without_the_runs_images_generated_ones_are_taken_and_told(without_data, tmp_path):
     found = export(without_data, out=tmp_path / "out")
-    assert found.agreement.images.startswith("64 generated images, as the run's own cannot be had: cifar10 is not on")
-    assert "64 generated images" in str(found) and found.agreement.same_top1 == 64
+    assert found.agreement.images == "64 generated images" and found.agreement.same_top1 == 64
+    on, why = str(found).splitlines()[-2:]
+    assert on == "on       64 generated images, in batches of 1 and 64"
+    assert why.startswith(
+        "         as the run's own cannot be had: cifar10 is not on this machine; cifar-hapi data fetch"
+    )
+
+
+def test_others_do_not_learn_where_images_are_on_this_machine(small_cifar, tmp_path):
+    run = untrained_run(tmp_path / "run", small_cifar, "speednet")
+    note = "2 unreadable images were left out: /home/someone/pets/cat/1.png, /home/someone/pets/dog/2.png"
+    run.update(data=run.manifest["data"] | {"name": "/home/someone/pets", "note": note})
+    run.save_evaluation(run.evaluation | {"data": "/home/someone/pets", "note": note})
+    found = export(run, out=tmp_path / "out")
+    told = {"name": "pets", "note": "2 unreadable images were left out"}
+    assert found.metadata["data"] == told
+    assert (found.metadata["accuracy"]["data"], found.metadata["accuracy"]["note"]) == tuple(told.values())
+    places = [os.fsencode(path) for path in ("/home/someone", tmp_path, small_cifar)]
+    assert not any(place in file.read_bytes() for file in found.files for place in places)
 
 
 def test_images_that_are_not_where_they_were_said_to_be_are_an_error(without_data, tmp_path):
@@ -273,7 +290,8 @@ def test_other_test_images_than_the_recorded_are_not_called_the_runs(small_cifar
     test = replace(run.data.parts["test"], sha256="0" * 64)
     parts = {**run.manifest["data"]["parts"], "test": {"images": test.images, "sha256": test.sha256}}
     run.update(data={**run.manifest["data"], "parts": parts})
-    assert "cifar10: not the test images that run" in export(run, out=tmp_path / "out").agreement.images
+    found = export(run, out=tmp_path / "out")
+    assert found.agreement.images == "64 generated images" and "cifar10: not the test images that run" in found.missing
 
 
 FORBIDDEN = """
