@@ -60,12 +60,18 @@ class Answering:
         """How many images are decoded or wait."""
         return self._admission.count
 
+    def check(self) -> None:
+        """Raises Refusal, 503, where the network's thread is no more."""
+        if not self._batcher.alive:
+            raise Refusal(503, "the network's thread has ended; start the server anew")
+
     async def answers(self, parts: Sequence[Part]) -> list[Answered]:
         """What the network says of each image, in their order.
 
-        Raises Refusal: see `Admission` and `decode_upload`, the latter for the first image that it refuses, and 503 for
-        a wait of more than `wait_seconds`.
+        Raises Refusal: see `check`, `Admission` and `decode_upload`, the last for the first image that it refuses, and
+        503 for a wait of more than `wait_seconds`.
         """
+        self.check()
         with self._admission.admitted(len(parts)):
             try:
                 return await asyncio.wait_for(self._all(parts), self._options.wait_seconds)

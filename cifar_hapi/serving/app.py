@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from cifar_hapi._version import __version__
 from cifar_hapi.report.thumbnails import data_uri
 from cifar_hapi.serving.answering import Answered, Answering
-from cifar_hapi.serving.batching import Batcher
 from cifar_hapi.serving.body import BodyReceiver, Gone
 from cifar_hapi.serving.facts import RunFacts, Served
 from cifar_hapi.serving.guard import FAILED
@@ -70,8 +69,8 @@ class Problem(BaseModel):
     file: str | None = None
 
 
-def create_app(served: Served, options: ServingOptions, answering: Answering, batcher: Batcher) -> FastAPI:
-    """The application; `answering` and `batcher` are alive as long as it is."""
+def create_app(served: Served, options: ServingOptions, answering: Answering) -> FastAPI:
+    """The application; what `answering` asks is alive as long as it is."""
     app = FastAPI(
         title="cifar-hapi",
         summary=f"Images classified by the run {served.name}",
@@ -92,8 +91,7 @@ def create_app(served: Served, options: ServingOptions, answering: Answering, ba
     @app.get("/healthz", responses={503: {"model": Problem}})
     async def health() -> Health:
         """Whether requests can be answered."""
-        if not batcher.alive:
-            raise Refusal(503, "the network's thread has ended; start the server anew")
+        answering.check()
         return Health(status="ok", waiting=answering.waiting)
 
     @app.post("/predict", openapi_extra={"requestBody": _REQUEST_BODY}, responses=_PROBLEMS)

@@ -8,6 +8,7 @@ from typing import Any
 from cifar_hapi.errors import RecipeError
 
 MEBIBYTE = 2**20
+_MOST_PIXELS = 89_478_485  # Pillow's MAX_IMAGE_PIXELS, above which it reads no image here
 
 
 def _limit(default: float, option: str, text: str, unit: float = 1) -> Any:
@@ -44,6 +45,8 @@ class ServingOptions:
             value = getattr(self, each.name)
             if not value > 0 and not (each.name == "gather_seconds" and value == 0):
                 raise RecipeError(f"{each.name} = {value}: must be above 0")
+        if self.pixels > _MOST_PIXELS:
+            raise RecipeError(f"pixels = {self.pixels:,}: must be at most {_MOST_PIXELS:,}, above which Pillow refuses")
         if self.queue < self.images:
             raise RecipeError(f"queue = {self.queue}: must hold the {self.images} images of one request")
         if self.memory < self.body:

@@ -52,7 +52,7 @@ def prepared_server(
         stack.enter_context(_quiet_pillow())
         Image.init()  # loads the formats' modules, which would be the first image's time
         answering = Answering(options, image_side(run), admission, decoders, batcher)
-        app = create_app(served, options, answering, batcher)
+        app = create_app(served, options, answering)
         guard = Guard(app, {address.host, *allow_hosts}, address.any)
         url = address.url(listener.getsockname()[1])
         server = _Server(_config(guard, options), watch, lambda: on_start(url))

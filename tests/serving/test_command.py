@@ -132,7 +132,9 @@ def test_options_on_the_command_line_are_the_fields_in_their_units(command, run,
     assert (seen["allow_hosts"], seen["weights"], seen["device"]) == (("a.example",), "best", "cpu")
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch", 0), ("pixels", -1), ("receive_seconds", float("nan"))])
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch", 0), ("pixels", -1), ("pixels", 90_000_000), ("receive_seconds", float("nan"))]
+)
 def test_limits_that_cannot_be_are_refused(name, value):
     with pytest.raises(RecipeError, match=f"{name} = "):
         ServingOptions(**{name: value})

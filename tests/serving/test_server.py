@@ -84,6 +84,16 @@ def test_strangers_do_not_learn_where_images_are_on_this_machine(run, tmp_path):
     assert found.data == found.accuracy.data == "pets" and "home" not in found.model_dump_json()
 
 
+def test_when_the_network_has_ended_requests_are_told_so_at_once(run, images, monkeypatch):
+    monkeypatch.setattr("cifar_hapi.serving.batching.Batcher._answer_batch", lambda batcher, classify: False)
+    with served(run) as port:
+        begun = time.perf_counter()
+        for found in (predicted(port, ("a.png", encoded(images[0]))), asked(port, "/healthz")):
+            assert found.status == 503
+            assert found.content["error"] == "the network's thread has ended; start the server anew"
+        assert time.perf_counter() - begun < 10  # half of what an answer may take
+
+
 def test_timings_are_those_of_the_request(port, images):
     begun = time.perf_counter()
     found = predicted(port, *[("a.png", encoded(image)) for image in images[:5]]).content["images"]
