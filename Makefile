@@ -9,7 +9,6 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(DEVICE)$(subst =,-,$(PADDLE))
 INSTALLED_DEV := $(INSTALLED)-dev
 INSTALLED_DOCS := $(INSTALLED)-docs
-INSTALLED_REPORT := $(INSTALLED)-report
 INSTALLED_RELEASE := $(INSTALLED)-release
 INSTALLED_SERVE := $(INSTALLED)-serve
 OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
@@ -35,7 +34,7 @@ resume: $(INSTALLED)  ## go on with RUN= (the newest if absent) where it was int
 evaluate: $(INSTALLED)  ## evaluate RUN= (the newest if absent) on the whole test set
 	@$(BIN)/cifar-hapi evaluate $(RUN) $(if $(DATA),--data $(DATA)) --device $(DEVICE) $(ARGS)
 
-report: $(INSTALLED_REPORT)  ## write a page about RUN= (the newest if absent; several with ARGS="--out FILE")
+report: $(INSTALLED)  ## write a page about RUN= (the newest if absent; several with ARGS="--out FILE")
 	@$(BIN)/cifar-hapi report $(RUN) $(ARGS)
 
 serve: $(INSTALLED_SERVE)  ## a page and an API for RUN= (the newest if absent) at http://127.0.0.1:8000 (ARGS="--port N")
@@ -95,7 +94,7 @@ clean:  ## remove the environment and caches; runs/ stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): $(PACKAGING)
-	$(call install,.[$(DEVICE)])
+	$(call install,.[$(DEVICE)$(comma)report])
 	@touch $@
 
 $(INSTALLED_DEV): $(PACKAGING)
@@ -105,10 +104,6 @@ $(INSTALLED_DEV): $(PACKAGING)
 $(INSTALLED_DOCS): $(PACKAGING)
 	$(call install,.[$(DEVICE)$(comma)dev$(comma)docs])
 	@touch $(INSTALLED) $(INSTALLED_DEV) $@
-
-$(INSTALLED_REPORT): $(INSTALLED)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)report]' $(PADDLE)
-	@touch $@
 
 $(INSTALLED_RELEASE): $(INSTALLED_DEV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(DEVICE)$(comma)dev$(comma)release]' $(PADDLE)

@@ -188,16 +188,16 @@ def check_shapes(expected: dict[str, tuple[int, ...]], tensors: Tensors, what: s
         raise ValueError(f"is of another {what}: {differences}")
 
 
-def shape_differences(expected: dict[str, tuple[int, ...]], tensors: Tensors) -> str:
-    """The first three names whose shapes are not those `expected`, and how many more there are; "" if none are."""
+def shape_differences(expected: dict[str, tuple[int, ...]], tensors: Tensors, most: int = 3) -> str:
+    """The first names (`most`) whose shapes are not those `expected`, and how many more there are; "" if none are."""
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     differing = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
     first = "; ".join(
         f"{name}: {list(found[name]) if name in found else 'none'}, "
         f"here {list(expected[name]) if name in expected else 'none'}"
-        for name in differing[:3]
+        for name in differing[:most]
     )
-    return first + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+    return first + (f"; and {len(differing) - most} more" if len(differing) > most else "")
 
 
 def is_gradient(value: paddle.Tensor | None) -> bool:

@@ -39,7 +39,6 @@ def make(*arguments, folder=ROOT, **environment):
         (["serve", "RUN=runs/x", "ARGS=--port 80"], "bin/cifar-hapi serve runs/x --device cpu --port 80"),
         (["serve"], "pip install --quiet --disable-pip-version-check -e '.[cpu,serve]'"),
         (["bench-serving", "ARGS=--json"], "bin/python -m benchmarks.serving --json"),
-        (["report"], "pip install --quiet --disable-pip-version-check -e '.[cpu,report]'"),
         (["audit"], ".ci/audit "),
         (["dist"], ".ci/dist "),
         (["bench-scaling", "ARGS=--json"], "python -m benchmarks.scaling --json"),
@@ -49,10 +48,10 @@ def make(*arguments, folder=ROOT, **environment):
         (["bench"], "python -m benchmarks.training &&"),
         (["bench", "BENCH=loop training", "ARGS=--json"], "python -m benchmarks.loop --json && "),
         (["bench-inference", "ARGS=--rounds 1"], "bin/python -m benchmarks.inference --rounds 1 &&"),
-        (["train"], "pip install --quiet --disable-pip-version-check -e '.[cpu]'"),
+        (["train"], "pip install --quiet --disable-pip-version-check -e '.[cpu,report]'"),
         (["test"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'"),
         (["docs"], "pip install --quiet --disable-pip-version-check -e '.[cpu,dev,docs]'"),
-        (["train", "DEVICE=gpu"], "pip install --quiet --disable-pip-version-check -e '.[gpu]'"),
+        (["train", "DEVICE=gpu"], "pip install --quiet --disable-pip-version-check -e '.[gpu,report]'"),
         (["train", "DEVICE=gpu"], "pip uninstall --quiet --yes paddlepaddle "),
         (["train"], "pip uninstall --quiet --yes paddlepaddle-gpu "),
     ],
@@ -68,7 +67,7 @@ def test_a_gpu_is_used_where_nvidia_smi_works(tmp_path, status, device):
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nexit {status}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     commands = make("-n", "train", f"VENV={tmp_path}/venv", PATH=f"{tmp_path}:{os.environ['PATH']}").stdout
-    assert f"--device {device}" in commands and f".[{device}]" in commands
+    assert f"--device {device}" in commands and f".[{device},report]" in commands
 
 
 PYTHON = """#!/bin/sh

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -65,6 +67,40 @@ def test_a_result_on_cifar10_stands_beside_the_articles_and_says_how_few_images_
     half = z * math.sqrt(share * (1 - share) / images + spread / (4 * images)) / (1 + spread)
     assert f"{share:.2%}".replace("%", " %") in line and f"{right} right of the first {images}" in line
     assert f"{middle - half:.0%} to {middle + half:.0%}".replace("%", " %") in line
+    assert "35.9 points below" in line
+    run.evaluation = EVALUATION | {"top1": 0.9005}
+    terminal.summarise(Console(file=text, width=200), run)
+    assert "compare  4.1 points above an article's 85.94 %" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("found", "there", "program"),
+    [
+        ("/bin/cifar-hapi", True, "cifar-hapi"),
+        (None, True, "'my env/bin/cifar-hapi'"),
+        (None, False, "cifar-hapi"),
+    ],
+)
+def test_what_to_type_next_can_be_typed(tmp_path, monkeypatch, found, there, program):
+    beside = tmp_path / "my env" / "bin"
+    beside.mkdir(parents=True)
+    if there:
+        (beside / "cifar-hapi").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(beside / "python"))
+    monkeypatch.setattr(shutil, "which", lambda name: found)
+    text = io.StringIO()
+    run = SimpleNamespace(
+        recipe=Recipe.load("quick", {"data.dir": "/data of mine"}),
+        history=history("eval_acc", [0.5]),
+        evaluation=EVALUATION,
+        manifest={"seconds": 3.0},
+        path="runs/mine",
+    )
+    terminal.summarise(Console(file=text, width=200), run)
+    lines = [line[9:] for line in text.getvalue().splitlines()[-3:]]
+    assert lines[0] == f"{program} evaluate runs/mine"
+    assert lines[2] == f"{program} train quick --epochs 10 --data-dir '/data of mine'  (twice the time)"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +122,7 @@ def test_longer_training_is_suggested_after_the_recipe_itself_alone(changes, dat
         path="runs/mine",
     )
     terminal.summarise(Console(file=text, width=200), run)
-    assert ("cifar-hapi train quick --epochs 10  (twice the time)" in text.getvalue()) == hinted
+    assert ("train quick --epochs 10  (twice the time)" in text.getvalue()) == hinted
 
 
 @pytest.mark.parametrize(

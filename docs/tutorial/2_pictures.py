@@ -45,7 +45,7 @@ def show(images, labels, columns=5):
 show(data.train.images[:10], data.train.labels[:10])
 
 # %% [markdown]
-# `cifar-hapi data show` draws the same in the terminal.
+# `cifar-hapi data show` draws such a grid in the terminal, of images of each class in turn.
 #
 # ## As a DataLoader of large images
 #

@@ -134,7 +134,9 @@ accelerate(network)  # the same results, some times as fast on a CPU; see docs/p
 network.eval()
 large = paddle.rand([64, 3, 224, 224])
 with paddle.no_grad():
-    print(network(large).shape)
+    out = network(large)
+print(out.shape)
+assert out.shape == [64, 1000]
 
 # %% [markdown]
 # For ten classes the last layer is replaced. All others may keep what they have learnt:

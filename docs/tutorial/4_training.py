@@ -79,7 +79,8 @@ assert round(55 / 64, 4) == 0.8594
 # `fit` does all of that, and what one soon wants besides: it holds images out to validate, counts every image
 # once, saves as it goes on, and can be stopped at any moment (`cifar-hapi resume`). What is trained, on what
 # and how is a recipe, of which single values can be changed. Anything that wants to look on is a callback of
-# Paddle's:
+# Paddle's. (The recipe `article` is the article's own training: ResNet-18 from ImageNet at 224x224, Adam, ten epochs;
+# `cifar-hapi train article` is for a GPU, `article-32` for a CPU.)
 
 # %%
 import tempfile

@@ -50,8 +50,8 @@ plt.show()
 
 # %% [markdown]
 # The plain network of 44 layers can represent whatever the one of 20 layers does: its further layers would only
-# have to pass their input through. It doesn't find that. The residual one does nothing at the start but pass
-# its input through, and its loss on the **training** images is the lower for it:
+# have to pass their input through. It doesn't find that. In the residual one the shortcuts carry the input
+# already, and the layers beside them learn what to add; its loss on the **training** images is the lower for it:
 
 # %%
 final = {name: run.history[-1]["loss"] for name, run in runs.items()}

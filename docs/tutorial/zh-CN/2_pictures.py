@@ -43,7 +43,7 @@ def show(images, labels, columns=5):
 show(data.train.images[:10], data.train.labels[:10])
 
 # %% [markdown]
-# `cifar-hapi data show` 在终端里画出同样的内容。
+# `cifar-hapi data show` 在终端里画出这样的图，每个类别轮流取图像。
 #
 # ## 大图像的 DataLoader
 #

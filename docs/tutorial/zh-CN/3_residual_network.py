@@ -133,7 +133,9 @@ accelerate(network)  # the same results, some times as fast on a CPU; see docs/p
 network.eval()
 large = paddle.rand([64, 3, 224, 224])
 with paddle.no_grad():
-    print(network(large).shape)
+    out = network(large)
+print(out.shape)
+assert out.shape == [64, 1000]
 
 # %% [markdown]
 # 只有十个类别时，换掉最后一层即可，其余各层学到的内容都可以保留：
