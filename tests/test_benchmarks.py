@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 import numpy as np
 import paddle
 import pytest
 
-from benchmarks import inference, serving, speedrun, timing
+from benchmarks import inference, recipe_steps, serving, speedrun, timing
 from benchmarks.growth import growth
 from benchmarks.inference_worker import by_dygraph, by_inference, by_onnx
 from benchmarks.optimizer import measured_rows
@@ -24,6 +25,7 @@ from benchmarks.timing import Spread, straight_line, take_turn, warm_up
 from benchmarks.training import check_same_work, figures, network_and_batch, show, with_ratios
 from benchmarks.worker import Unavailable, Worker, clean_environment, round_robin
 from cifar_hapi.networks import build_network
+from cifar_hapi.recipe import Recipe
 
 # ResNet-20 by hand: 32x32, 16x16 and 8x8 places, times weights: stem 3*16*9, then 6 and 5 convolutions of c*c*9 and one
 # of c/2*c*9 a stage, then 64*10. ResNet-18 with CIFAR stem is usually quoted as 0.56 G; speednet says its own.
@@ -291,6 +293,33 @@ def test_a_speedrun_that_was_stopped_keeps_what_it_has_and_takes_turns_at_beginn
     found = speedrun.measure({"cifar-hapi": training("here"), "PyTorch": training("torch")}, 2, out)
     assert begun == [("here", 0), ("torch", 0), ("torch", 1), ("torch", 1), ("here", 1)]
     assert [result["seconds"] for result in found["PyTorch"]] == [600, 601]
+
+
+def test_the_steps_of_a_recipe_are_compared_with_those_of_stock_paddle():
+    about = {"batch_size": 100, "eval_batch_size": 50, "engine": "onednn", "precision": "float32"}
+    samples = {
+        ("here", "training"): [0.1, 0.2, 0.3],
+        ("stock", "training"): [2.0],
+        ("here", "evaluation"): [0.1],
+        ("stock", "evaluation"): [0.4, 0.5, 0.6],
+    }
+    found = recipe_steps.figures(samples, about)
+    assert found["training"] == {"here": 500.0, "stock": 50.0, "slowdown": 10.0}
+    assert found["evaluation"]["slowdown"] == pytest.approx(5.0)
+    shown = recipe_steps.show([{"run": "quick-0", **about, **found}]).splitlines()[-1]
+    cells = [cell.strip() for cell in shown.split("|")[1:-1]]
+    assert cells == ["quick-0", "onednn, float32", "500", "50.0", "10.0", "500", "100.0", "5.0"]
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_a_recipe_is_measured_as_its_run_tells_it(tmp_path, stock):
+    changes = {"network.width": 4, "batch_size": 8, "eval_batch_size": 4}
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": Recipe.load("quick", changes).to_dict()}))
+    options = ["--run", str(tmp_path / "run.json"), *(["--stock"] if stock else [])]
+    with Worker([sys.executable, "-m", "benchmarks.recipe_worker", *options]) as worker:
+        assert worker.about["engine"] in (("native",) if stock else ("native", "onednn"))
+        assert (worker.about["batch_size"], worker.about["eval_batch_size"]) == (8, 4)
+        assert all(min(worker.measure(work, 0.001)) > 0 for work in ("training", "evaluation"))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (7, 7), (100, 99), (101, 100), (1000, 990)])

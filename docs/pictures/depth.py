@@ -12,12 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("svg")
-mpl.rcParams |= {"svg.hashsalt": "cifar-hapi", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
-
-from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
+from style import plt  # beside this file
 
 COLOURS = {"20": "#2B83C6", "56": "#E69F00"}  # told apart by colour-blind readers, too; the deeper ones are thicker
 

@@ -10,12 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("svg")
-mpl.rcParams |= {"svg.hashsalt": "cifar-hapi", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
-
-from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
+from style import plt  # beside this file
 
 COLOURS = {"stock": "#8a8f98", "native": "#8a8f98", "onednn": "#1f6feb", "torch": "#e5783a"}
 
