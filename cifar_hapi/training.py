@@ -132,5 +132,6 @@ def _evaluate(training: Begun, talk: Console) -> None:
         note=images.note,
         verbose=int(not talk.quiet),
     )
-    result = {key: found[key] for key in ("images", "loss", "top1", "top5", "step")}
+    told = ("images", "loss", "top1", "top5", "step", "views", "without_views")
+    result = {key: found[key] for key in told if key in found}
     run.update(result=result, peak_memory=peak_memory())

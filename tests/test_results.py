@@ -25,7 +25,7 @@ def published_into(names):
 
     def publish(run, target):
         target.mkdir(parents=True)
-        (target / "evaluation.json").write_text('{"top1": 0.5}')
+        (target / "evaluation.json").write_text('{"top1": 0.5, "images": 8, "without_views": {"top1": 0.25}}')
         names.append(target.name)
 
     return publish
@@ -52,7 +52,7 @@ def test_a_result_is_made_once_and_published_without_folders(train, tmp_path, ca
     assert capfd.readouterr().out == "tiny-0: there\n"
 
 
-def test_one_that_was_stopped_goes_on(train, tmp_path, monkeypatch):
+def test_one_that_was_stopped_goes_on(train, tmp_path, monkeypatch, capsys):
     commands = []
     monkeypatch.setattr(train, "run_command", lambda *arguments: commands.append(arguments[0]))
     monkeypatch.setattr(train, "publish", published_into(commands))
@@ -62,6 +62,8 @@ def test_one_that_was_stopped_goes_on(train, tmp_path, monkeypatch):
     (folder / "run.json").write_text(json.dumps(begun))
     train.make("tiny-0", train.Trained("resnet20"), seed=0)
     assert commands == ["resume", "tiny-0"]
+    told = "tiny-0: 50.00% of all 8 test images with test-time augmentation, 25.00% without\n"
+    assert capsys.readouterr().out == told
 
 
 @pytest.mark.parametrize("place", ["runs", "results"])

@@ -94,7 +94,10 @@ def make(name: str, trained: Trained, seed: int) -> None:
     elif Run(path).status != "finished":
         run_command("resume", str(path))
     publish(path, RESULTS / name)
-    print(f"{name}: {told(RESULTS / name / 'evaluation.json')['top1']:.2%}")
+    found = told(RESULTS / name / "evaluation.json")
+    without = found.get("without_views")
+    views = f" with test-time augmentation, {without['top1']:.2%} without" if without else ""
+    print(f"{name}: {found['top1']:.2%} of all {found['images']:,} test images{views}")
 
 
 def check_same(folder: Path, trained: Trained, seed: int) -> None:
