@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from cifar_hapi.exporting.run_export import Export, export
     from cifar_hapi.loading import load
     from cifar_hapi.model import Model
+    from cifar_hapi.muon import Muon
+    from cifar_hapi.networks import build_network
+    from cifar_hapi.networks.airbench import whitening_filters
     from cifar_hapi.prediction import Predictions, predict
     from cifar_hapi.recipe import Recipe
     from cifar_hapi.run import Run
@@ -31,8 +34,10 @@ if TYPE_CHECKING:
     from cifar_hapi.serving.launch import serve
     from cifar_hapi.serving.options import ServingOptions
     from cifar_hapi.training import fit
+    from cifar_hapi.views import AveragedViews
 
 _HOMES = {
+    "AveragedViews": "views",
     "CifarHapiError": "errors",
     "DataError": "errors",
     "EngineChoice": "engine",
@@ -42,6 +47,7 @@ _HOMES = {
     "Inspection": "batch_norm.inspection",
     "LostProcess": "errors",
     "Model": "model",
+    "Muon": "muon",
     "Predictions": "prediction",
     "Recalibration": "batch_norm.recalibration",
     "Recipe": "recipe",
@@ -51,6 +57,7 @@ _HOMES = {
     "ServingOptions": "serving.options",
     "Training": "batch_norm.observation",
     "accelerate": "engine",
+    "build_network": "networks",
     "convert_sync_batch_norm": "batch_norm.synchronisation",
     "diagnose": "batch_norm.diagnosis",
     "evaluate": "evaluation",
@@ -64,9 +71,11 @@ _HOMES = {
     "recalibrate": "batch_norm.recalibration",
     "save_as_run": "saving",
     "serve": "serving.launch",
+    "whitening_filters": "networks.airbench",
 }
 
 __all__ = [
+    "AveragedViews",
     "CifarHapiError",
     "DataError",
     "EngineChoice",
@@ -76,6 +85,7 @@ __all__ = [
     "Inspection",
     "LostProcess",
     "Model",
+    "Muon",
     "Predictions",
     "Recalibration",
     "Recipe",
@@ -86,6 +96,7 @@ __all__ = [
     "Training",
     "__version__",
     "accelerate",
+    "build_network",
     "convert_sync_batch_norm",
     "diagnose",
     "evaluate",
@@ -99,6 +110,7 @@ __all__ = [
     "recalibrate",
     "save_as_run",
     "serve",
+    "whitening_filters",
 ]
 
 

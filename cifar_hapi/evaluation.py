@@ -22,7 +22,7 @@ from cifar_hapi.data.sources import open_data
 from cifar_hapi.distributed.departures import departures_told
 from cifar_hapi.distributed.ranks import of_the_first
 from cifar_hapi.engine import EngineChoice
-from cifar_hapi.errors import DataError, RecipeError
+from cifar_hapi.errors import DataError
 from cifar_hapi.loading import Weights, checkpoint_step, load_with_engine
 from cifar_hapi.loss import CrossEntropy
 from cifar_hapi.metrics import Calibration, ConfusionMatrix, TopK
@@ -31,7 +31,7 @@ from cifar_hapi.recipe import Views
 from cifar_hapi.recorded_data import declared_again
 from cifar_hapi.run import Run, now
 from cifar_hapi.runtime import paddle_session
-from cifar_hapi.views import IN_WORDS, AveragedViews
+from cifar_hapi.views import AveragedViews
 
 
 @departures_told()
@@ -144,10 +144,9 @@ def evaluate_network(
     verbose: int = 0,
 ) -> tuple[dict[str, Any], Answers]:
     """The figures of `evaluate` for a network and images in memory, brought to `image_size` if given; its answers."""
-    if views not in IN_WORDS:
-        raise RecipeError(f"views = {views!r}: expected {', '.join(IN_WORDS)}")
+    averaged = AveragedViews(network, views, data_format)
     loader = BatchLoader(images, batch_size, image_size=image_size, mean=mean, std=std, data_format=data_format)
-    found, answers = _figures(AveragedViews(network, views, data_format), loader, images.class_names, verbose)
+    found, answers = _figures(averaged, loader, images.class_names, verbose)
     if views != "plain":
         plain, _ = _figures(network, loader, images.class_names, verbose)
         found["without_views"] = {key: plain[key] for key in ("top1", "loss")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
+from cifar_hapi.errors import RecipeError
 from cifar_hapi.recipe import DataFormat, Views
 
 IN_WORDS: dict[Views, str] = {
@@ -21,10 +22,15 @@ class AveragedViews(paddle.nn.Layer):
     "plain": the image. "flip": the image and its mirror image. "flip_shift": these, with half of the weight, and the
     same shifted by one pixel to the upper left, and to the lower right, where the border is mirrored (Jordan 2024,
     arXiv 2404.00498, section 3.5).
+
+    images: float32 [N, C, H, W], or [N, H, W, C] where `data_format` is "NHWC"; logits: [N, classes]. Raises
+    RecipeError for other views.
     """
 
     def __init__(self, network: paddle.nn.Layer, views: Views, data_format: DataFormat = "NCHW") -> None:
         super().__init__()
+        if views not in IN_WORDS:
+            raise RecipeError(f"views = {views!r}: expected {', '.join(IN_WORDS)}")
         self.network, self.views, self.data_format = network, views, data_format
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
