@@ -23,7 +23,7 @@ def main(wheel: str, rebuilt: str, archive: str) -> None:
     )
     for file in (wheel, rebuilt):
         compare(file, {name for name in wheel_names(file) if ".dist-info/" not in name}, package)
-    compare(rebuilt, wheel_names(rebuilt), wheel_names(wheel))
+    compare(rebuilt, wheel_contents(rebuilt), wheel_contents(wheel))  # so that trying the one has tried both
     compare(archive, {name for name in archive_names(archive) if ".egg-info/" not in name}, package | BESIDE)
     print(f"{wheel}, {archive}: {len(package)} files of {' and '.join(PACKAGES)}, and what belongs to them")
 
@@ -38,6 +38,12 @@ def compare(file: str, found: set[str], expected: set[str]) -> None:
 def wheel_names(file: str) -> set[str]:
     with zipfile.ZipFile(file) as wheel:
         return {name for name in wheel.namelist() if not name.endswith("/")}
+
+
+def wheel_contents(file: str) -> set[str]:
+    """Names, each with the checksum of what is in it."""
+    with zipfile.ZipFile(file) as wheel:
+        return {f"{each.filename} ({each.CRC:08x})" for each in wheel.infolist() if not each.is_dir()}
 
 
 def archive_names(file: str) -> set[str]:

@@ -44,13 +44,13 @@ def tree(tmp_path, monkeypatch):
     return tmp_path
 
 
-def check(tree, in_wheel, in_archive=(), rebuilt=None):
+def check(tree, in_wheel, in_archive=(), rebuilt=None, rebuilt_text=""):
     """Run dist_contents.py on a wheel, one made of the source archive, and a source archive of such files."""
     wheels = {"a.whl": in_wheel, "b.whl": in_wheel if rebuilt is None else rebuilt}
     for file, names in wheels.items():
         with zipfile.ZipFile(tree / file, "w") as wheel:
             for name in (*names, "x.dist-info/METADATA"):
-                wheel.writestr(name, "")
+                wheel.writestr(name, rebuilt_text if file == "b.whl" else "")
     with tarfile.open(tree / "c.tar.gz", "w:gz") as archive:
         beside = runpy.run_path(str(CONTENTS))["BESIDE"]
         for name in (*PACKAGE, *beside, *in_archive):
@@ -67,9 +67,17 @@ def check(tree, in_wheel, in_archive=(), rebuilt=None):
         ({"in_wheel": (PACKAGE[0], PACKAGE[2])}, "a.whl: missing ['cifar_hapi/report/templates/page.html']"),
         ({"in_wheel": (*PACKAGE, "tests/toy.py")}, "a.whl: missing [], not expected ['tests/toy.py']"),
         ({"in_wheel": PACKAGE, "rebuilt": PACKAGE[:2]}, "b.whl: missing ['callbacks/py.typed']"),
+        ({"in_wheel": PACKAGE, "rebuilt_text": "other"}, "b.whl: missing ['callbacks/py.typed (00000000)', "),
         ({"in_wheel": PACKAGE, "in_archive": ("tests/toy.py",)}, "c.tar.gz: missing [], not expected ['tests/toy.py']"),
     ],
-    ids=["whole", "a template forgotten", "tests in the wheel", "the archive lacks a file", "tests in the archive"],
+    ids=[
+        "whole",
+        "a template forgotten",
+        "tests in the wheel",
+        "the archive lacks a file",
+        "the archive has another text",
+        "tests in the archive",
+    ],
 )
 def test_files_that_are_missing_or_too_many_are_named(tree, files, told):
     found = check(tree, **files)
