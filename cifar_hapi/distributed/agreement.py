@@ -64,7 +64,11 @@ def _awaited() -> Iterator[None]:
         return
     beating = _Beating()
     beating.start()
-    yield
+    try:
+        yield
+    except BaseException:  # Ctrl-C: this process leaves
+        beating.leave()
+        raise
     beating.end()
 
 
@@ -74,16 +78,21 @@ class _Beating(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self._done = threading.Event()
+        self._left = False
         self._lost: Exception | None = None
 
     def run(self) -> None:
         everywhere = False
-        while not everywhere and self._lost is None:
+        while not (everywhere or self._left or self._lost):
             self._done.wait(_BEAT_SECONDS)
             try:
                 everywhere = round(ranks.summed([self._done.is_set()])[0]) == ranks.count()
             except Exception as error:  # noqa: BLE001  # raised in the main thread
                 self._lost = error
+
+    def leave(self) -> None:
+        """Beat no more, so that the others find this process lost."""
+        self._left = True
 
     def end(self) -> None:
         """This process is done; return when all are. Raises what kept it from hearing of them."""

@@ -85,8 +85,8 @@ def take_terminal() -> None:
     place = os.environ.pop(_TERMINAL, None)
     if place is None or not is_first():
         return
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(place)
+    with socket.socket(socket.AF_UNIX) as connection, _named_shortly(Path(place)) as name:
+        connection.connect(name)
         _, descriptors, _, _ = socket.recv_fds(connection, 1, 2)
     for number, descriptor in enumerate(descriptors, 1):
         os.dup2(descriptor, number)
@@ -141,11 +141,22 @@ def _environment(processes: int, device: str) -> dict[str, str]:
 def _lent_terminal(place: Path) -> Iterator[None]:
     """Within it, the process that connects to the socket at `place` gets this one's standard output and error."""
     with socket.socket(socket.AF_UNIX) as waiting:
-        waiting.bind(str(place))
+        with _named_shortly(place) as name:
+            waiting.bind(name)
         waiting.listen(1)
         threading.Thread(target=_lend, args=(waiting,), daemon=True).start()
         yield
         waiting.shutdown(socket.SHUT_RDWR)  # wakes the thread where nobody came
+
+
+@contextlib.contextmanager
+def _named_shortly(place: Path) -> Iterator[str]:
+    """Within it, another name of the file: that of a socket has at most 107 bytes, however deep the folder is."""
+    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{place.name}"
+    finally:
+        os.close(folder)
 
 
 def _lend(waiting: socket.socket) -> None:

@@ -69,6 +69,18 @@ def test_one_that_is_gone_meanwhile_is_told(two):
         pass
 
 
+def test_one_that_leaves_by_ctrl_c_is_not_said_to_live(two, monkeypatch):
+    answers, _ = two
+    monkeypatch.setattr(agreement, "_BEAT_SECONDS", 0.001)
+    answers += [False] * 100_000
+    with pytest.raises(KeyboardInterrupt), refused_together():
+        raise KeyboardInterrupt
+    for thread in threading.enumerate():
+        if isinstance(thread, agreement._Beating):
+            thread.join(10)
+            assert not thread.is_alive()
+
+
 def test_one_process_has_no_thread(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", None)
     with refused_together():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,19 @@ def test_a_rank_that_is_killed_is_named(tmp_path, small_cifar):
     training = command(tmp_path, small_cifar, path=[tmp_path / "site"])
     out, err = training.communicate(timeout=120)
     assert (training.returncode, out, err) == (5, "", "rank 1: ended by SIGKILL\n")
+
+
+@on_linux
+def test_the_terminal_is_lent_in_however_deep_a_folder(tmp_path):
+    place = tmp_path / ("a" * 100) / ("b" * 100) / "terminal"
+    place.parent.mkdir(parents=True)
+    lent = launching._lent_terminal(place)
+    with lent, socket.socket(socket.AF_UNIX) as connection, launching._named_shortly(place) as name:
+        connection.connect(name)
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 2)
+    assert [os.fstat(each).st_ino for each in descriptors] == [os.fstat(number).st_ino for number in (1, 2)]
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def test_a_recipe_that_cannot_be_is_refused_before_anything_starts(monkeypatch, capsys):
