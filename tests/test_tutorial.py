@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cifar_hapi.networks import network_names
+
 FOLDER = Path(__file__).parents[1] / "docs" / "tutorial"
 SCRIPTS = sorted(FOLDER.glob("[0-9]_*.py"))
 
@@ -35,3 +37,9 @@ def test_the_translation_has_the_same_code(script):
 def test_the_page_is_of_the_notebook_as_it_is(script, language):
     folder = FOLDER / language
     assert code_on(folder / f"{script.stem}.md") == code_of(folder / script.name)
+
+
+@pytest.mark.parametrize("language", [".", "zh-CN"])
+def test_the_page_that_lists_the_networks_has_those_that_there_are(language):
+    page = (FOLDER / language / "3_residual_network.md").read_text(encoding="utf-8")
+    assert ", ".join(network_names()) in page
