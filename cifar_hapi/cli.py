@@ -154,6 +154,8 @@ def train(
     if resume and run_dir is None:
         raise click.UsageError("--resume needs --run-dir: which run is to go on?")
     _check_restarts(nproc, max_restart)
+    if nproc > resolved.batch_size:
+        raise RecipeError(f"--nproc {nproc}: a batch of {resolved.batch_size} has no image for each; at most that many")
     if nproc > 1:
         if run_dir and not resume:
             free_run_path(run_dir)  # which each process would find out after seconds

@@ -117,9 +117,17 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         notes.append("The runs were not tested on the same images: their accuracies cannot be compared.")
     if any(run.data.name == "synthetic" for run in runs):
         notes.append("synthetic: generated images, so no result on them is a CIFAR result.")
-    if len({str(run.manifest.get("machine")) for run in runs}) > 1:
+    if len({str(_without_threads(run.manifest.get("machine"))) for run in runs}) > 1:
         notes.append("The runs were made on different machines: their times say little.")
+    if len({run.manifest.get("processes", 1) for run in runs}) > 1:
+        by = ", ".join(f"{run.path.name}: {run.manifest.get('processes', 1)}" for run in runs)
+        notes.append(f"The runs were made by different numbers of processes ({by}).")
     return notes
+
+
+def _without_threads(machine: Any) -> Any:
+    """What run.json says of the machine alone: several processes on it share out its cores."""
+    return {key: value for key, value in machine.items() if key != "threads"} if isinstance(machine, dict) else machine
 
 
 def training_speed(history: Sequence[dict[str, Any]]) -> float | None:

@@ -9,8 +9,9 @@ from cifar_hapi.errors import DataError, RecipeError, RunError
 from cifar_hapi.recipe import Recipe, differing_keys, value_at
 from cifar_hapi.run import Run
 
-# A resume may change them: they say how long and from where.
-_FREE = {"epochs", "name", "description", "data.dir", "data.store"}
+# A resume may change them: they say how long, from where, and when it is saved.
+_SAVING = {f"checkpoint.{key}" for key in ("every_epochs", "every_steps", "every_seconds", "keep")}
+_FREE = {"epochs", "name", "description", "data.dir", "data.store", *_SAVING}
 
 
 def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = False) -> Run | None:
@@ -34,11 +35,17 @@ def begun_run(path: str | Path | None, recipe: Recipe, allow_changes: bool = Fal
     free = _FREE if recipe.epochs >= run.recipe.epochs else _FREE - {"epochs"}
     differing = [key for key in differing_keys(run.recipe, recipe) if key not in free]
     if differing and not allow_changes:
-        changes = ", ".join(f"{key} ({value_at(before, key)!r}, now {value_at(now, key)!r})" for key in differing)
+        pairs = {key: (_said(value_at(before, key)), _said(value_at(now, key))) for key in differing}
+        changes = ", ".join(f"{key} ({was}, now {is_now})" for key, (was, is_now) in pairs.items())
         raise RunError(
             f"run {path}: its recipe was another: {changes}; --allow-changes (allow_changes=True) goes on so"
         )
     return run
+
+
+def _said(value: object) -> str:
+    """As `--set` takes it."""
+    return "none" if value is None else repr(value)
 
 
 def is_complete(run: Run, recipe: Recipe) -> bool:

@@ -23,7 +23,9 @@ def folder(small_cifar, tmp_path_factory):
     examples.written_run(place / "a", small_cifar)
     examples.written_run(place / "b", small_cifar, epochs=5, optimizer__lr=0.1, bn_stats__every_epochs=2)
     examples.written_run(place / "c", small_cifar, description="another", manifest={"machine": {"cpu": "other"}})
-    examples.written_run(place / "d", small_cifar, evaluated=False, manifest={"status": "failed", "seconds": None})
+    machine = Run(place / "a").manifest["machine"] | {"threads": 1}  # which several processes share out
+    failed = {"status": "failed", "seconds": None, "processes": 2, "machine": machine}
+    examples.written_run(place / "d", small_cifar, evaluated=False, manifest=failed)
     examples.called_generated(examples.written_run(place / "e", small_cifar))
     return place
 
@@ -69,6 +71,7 @@ def test_only_keys_that_differ_are_told_with_a_value_for_each_run(folder):
     [
         ("ab", []),
         ("ac", ["different machines"]),
+        ("ad", ["by different numbers of processes (a: 1, d: 2)"]),
         ("ae", ["not tested on the same images", "generated images, so no result on them is a CIFAR result"]),
         ("e", ["generated images"]),
     ],

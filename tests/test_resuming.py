@@ -100,6 +100,14 @@ def test_a_complete_run_says_so_and_more_epochs_extend_it(small_cifar, tmp_path,
         small_fit(small_cifar, tmp_path / "run", epochs=2, resume=True)
 
 
+def test_when_it_is_saved_may_change_and_the_weights_are_the_same(small_cifar, tmp_path):
+    whole = small_fit(small_cifar, tmp_path / "whole", epochs=2)
+    crashed(small_cifar, tmp_path / "run", 7, epochs=2)
+    run = small_fit(small_cifar, tmp_path / "run", epochs=2, resume=True, **{"checkpoint.every_steps": 2})
+    assert run.recipe.checkpoint.every_steps == 2 and "step-00000008" in run.checkpoints.names()
+    assert same_training(whole.path / "checkpoints", run.path / "checkpoints") == []
+
+
 def test_another_recipe_is_refused_with_its_keys_unless_allowed(small_cifar, tmp_path):
     small_fit(small_cifar, tmp_path / "run", epochs=1)
     changes = {"optimizer.lr": 0.123, "augment.flip": "none"}

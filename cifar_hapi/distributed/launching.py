@@ -23,6 +23,7 @@ from cifar_hapi.runtime import require_paddle, users_threads
 
 _TERMINAL = "CIFAR_HAPI_TERMINAL"  # where the first process gets the launching one's standard output and error
 _OURS = ("--nproc", "--max-restart")  # options of this process, not of those that it starts
+_MOST_A_CORE = 8  # each takes 300 MB and a turn of the core, and gains nothing from the second one on
 _TOLD_WITHIN = 10  # seconds in which the launcher, which looks every second or two, finds a process that has ended
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 _PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -41,10 +42,12 @@ def launch(
     restarts: how often all are started again when one has been killed or lost, with `again` as further arguments, by
     which they go on from the last checkpoint. When they are used up, the exit code is that of LostProcess.
 
-    Raises RecipeError where Paddle has no launcher.
+    Raises RecipeError where Paddle has no launcher, and for more processes than the machine would bear.
     """
     if sys.platform != "linux":
         raise RecipeError(f"--nproc {processes}: Paddle trains by several processes on Linux, this is {sys.platform}")
+    if processes > (most := _MOST_A_CORE * usable_cores()):
+        raise RecipeError(f"--nproc {processes}: at most {most} here, {_MOST_A_CORE} for each usable core")
     require_paddle()
     code = _launch_once(arguments, processes, device)
     for number in range(1, restarts + 1):
@@ -71,7 +74,12 @@ def _launch_once(arguments: list[str], processes: int, device: str) -> int:
             )
             code, told = _run_passing_signals_on(start)
         if told:
+            if told == signal.SIGINT:
+                print("interrupted", file=sys.stderr)
             return 128 + told if code else 0
+        if code < 0:
+            print(f"Paddle's launcher was ended by {signal.Signals(-code).name}; so are its processes", file=sys.stderr)
+            return 1
         return _failure(logs, processes, code) if code else 0
 
 
@@ -81,9 +89,15 @@ def is_first() -> bool:
 
 
 def take_terminal() -> None:
-    """Make the output of the process that has launched this one its own, if this is the first of several."""
+    """Make the output of the process that has launched this one its own, if this is the first of several.
+
+    Of the others, too, the launcher's end is theirs: they save and leave.
+    """
     place = os.environ.pop(_TERMINAL, None)
-    if place is None or not is_first():
+    if place is None:
+        return
+    _end_with(os.getppid(), ctypes.CDLL(None))
+    if not is_first():
         return
     with socket.socket(socket.AF_UNIX) as connection, _named_shortly(Path(place)) as name:
         connection.connect(name)
@@ -188,7 +202,7 @@ def _run_passing_signals_on(start: Callable[[], subprocess.Popen[Any]]) -> tuple
 
 
 def _end_with(parent: int, libc: ctypes.CDLL) -> None:
-    """Have the kernel send this process SIGTERM when `parent`, which has just forked it, is no more."""
+    """Have the kernel send this process SIGTERM when `parent`, which has started it, is no more."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ _PROGRAMS = ("model.json", "model.pdmodel")  # of Paddle 3 and of Paddle 2.6
 
 def write(network: nn.Layer, spec: paddle.static.InputSpec, folder: Path) -> Path:
     """Write `network` into `folder`; the file of its program, beside which are its parameters, model.pdiparams."""
-    paddle.jit.save(network, str(folder / "model"), input_spec=[spec])
+    with warnings.catch_warnings():  # Paddle 3.3's zeros_like asks a tensor of a program where it is, and warns of that
+        warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface")
+        paddle.jit.save(network, str(folder / "model"), input_spec=[spec])
     (folder / "model.pdiparams.info").unlink(missing_ok=True)  # of Paddle 2.6, for training on only
     program = next(folder / name for name in _PROGRAMS if (folder / name).exists())
     if program.suffix == ".pdmodel":

@@ -60,7 +60,7 @@ class Export:
         known = f"{accuracy['top1']:.2%} of {accuracy['images']:,} images of {accuracy['data']}" if accuracy else ""
         rows = [
             ("export", str(self.path)),
-            *(("", f"{file.name}, {file.stat().st_size / 1e6:.2f} MB") for file in self.files),
+            *(("", f"{file.name}, {_size(file.stat().st_size)}") for file in self.files),
             ("input", f"{entry['dtype']} [{shape}], {entry['values']}"),
             ("top-1", known or "not evaluated"),
             *(self.int8.rows() if self.int8 else ()),
@@ -130,6 +130,10 @@ def export(
                 metadata |= {"accuracy": cost.accuracy, "int8": cost.to_dict()}
             write_new_file(folder / "metadata.json", (json.dumps(metadata, indent=1) + "\n").encode())
     return Export(target, tuple(sorted(target.iterdir())), metadata, found, cost, sample.missing)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def _checked(run: Run, format: str, int8: bool, out: str | Path | None, name: str) -> Path:

@@ -168,7 +168,9 @@ def _answer_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def refuse_query(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+        why = first["msg"].partition(",")[0].lower()  # "input should be a valid boolean"
+        sentence = f"{first['loc'][-1]} cannot be {str(first['input'])[:40]!r}: {why}"
+        return JSONResponse({"error": sentence}, 422)
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
@@ -189,16 +191,19 @@ _REQUEST_BODY = {
             }
         },
         "image/*": {"schema": {"type": "string", "format": "binary"}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
 }
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
         400: "Broken multipart, or no image",
+        403: "A page of another site asks",
         408: "Too slow",
         413: "Too many bytes, images or pixels",
         415: "Another kind of body, or of image",
-        422: "A damaged image",
+        421: "Another host is asked for",
+        422: "A damaged image, or a value that a parameter cannot have",
         503: "Too much is waiting; see Retry-After",
     }.items()
 }

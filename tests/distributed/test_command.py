@@ -74,6 +74,20 @@ def test_processes_end_with_a_checkpoint_when_the_command_is_killed(tmp_path, sm
 
 
 @on_linux
+def test_processes_end_with_a_checkpoint_when_the_launcher_is_killed(tmp_path, small_cifar):
+    training = command(tmp_path, small_cifar)
+    for line in training.stdout:
+        if line.startswith("epoch 2/1000"):
+            (launcher,) = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
+            os.kill(int(launcher), signal.SIGKILL)
+            break
+    out, err = training.communicate(timeout=120)
+    assert training.returncode == 1 and "saved    `cifar-hapi resume run` goes on from here" in out
+    assert "Paddle's launcher was ended by SIGKILL; so are its processes" in err
+    assert Run(tmp_path / "run").status == "interrupted"
+
+
+@on_linux
 def test_a_signal_while_the_launcher_starts_is_not_lost(monkeypatch):
     def start():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -109,6 +123,21 @@ def test_a_recipe_that_cannot_be_is_refused_before_anything_starts(monkeypatch, 
     monkeypatch.setattr(launching, "launch", None)
     assert run_command(["train", "quik", "--nproc", "2"]) == 2
     assert "did you mean quick?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch", "said"),
+    [
+        ("17", "100", "--nproc 17: at most 16 here, 8 for each usable core"),
+        ("5", "4", "--nproc 5: a batch of 4 has no"),
+    ],
+)
+def test_more_processes_than_can_be_are_refused_before_anything_starts(monkeypatch, capsys, processes, batch, said):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(launching, "usable_cores", lambda: 2)
+    monkeypatch.setattr(launching, "_launch_once", None)
+    assert run_command(["train", "quick", "--nproc", processes, "--set", f"batch_size={batch}"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_that_exists_is_refused_before_anything_starts(monkeypatch, capsys, tmp_path):
