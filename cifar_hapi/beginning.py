@@ -26,6 +26,7 @@ from cifar_hapi.engine import EngineChoice
 from cifar_hapi.errors import RunError
 from cifar_hapi.loading import check_declared_network, use_declared_engine
 from cifar_hapi.model import Model
+from cifar_hapi.optimizer import check_optimizer
 from cifar_hapi.pretrained import Start, WeightsFile, find_weights, put_weights, read_weights
 from cifar_hapi.recipe import Recipe, by_key
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
@@ -76,6 +77,7 @@ def planned(recipe: Recipe, run_dir: str | Path | None, device: str, resume: boo
     plan = None
     with refused_together():
         check_declared_network(recipe.network)
+        check_optimizer(recipe)
         check_device(device, ranks.count())
         if is_writer():
             earlier = begun_run(run_dir, recipe, allow_changes) if resume else None

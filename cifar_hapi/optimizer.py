@@ -16,7 +16,17 @@ import paddle
 from callbacks.paddle_model import norm_layers
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.muon import Muon
-from cifar_hapi.recipe import OptimizerRecipe, ScheduleRecipe
+from cifar_hapi.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
+
+
+def check_optimizer(recipe: Recipe) -> None:
+    """Raise RecipeError for an optimiser that would spoil the network of `recipe`."""
+    network = recipe.network
+    if recipe.optimizer.name == "muon" and (network.norm == "none" or network.freeze_norm):
+        raise RecipeError(
+            "optimizer.name = muon: gives filters a norm of its own, which batch norm must make up for; "
+            "not with network.norm = none or network.freeze_norm = true"
+        )
 
 
 def build_optimizer(

@@ -342,12 +342,6 @@ class Recipe:
                 not self.optimizer.nesterov or self.optimizer.name == "momentum",
                 "needs optimizer.name = momentum",
             ),
-            (
-                "optimizer.name",
-                self.optimizer.name,
-                self.optimizer.name != "muon" or (self.network.norm != "none" and not self.network.freeze_norm),
-                "scales filters, which only batch norm makes up for; not with network.norm = none or freeze_norm",
-            ),
         ]
         for key, value, holds, need in checks:
             if not holds:

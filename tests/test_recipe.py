@@ -76,11 +76,6 @@ def test_a_recipe_cannot_be_changed():
             "network.norm = none: leaves bn_stats nothing to record",
         ),
         ({"optimizer.name": "adam", "optimizer.nesterov": True}, "optimizer.nesterov = True: needs optimizer.name"),
-        ({"optimizer.name": "muon", "network.norm": "none"}, "optimizer.name = muon: scales filters, which only batch"),
-        (
-            {"optimizer.name": "muon", "network.freeze_norm": True, "network.pretrained": "imagenet"},
-            "optimizer.name = muon: scales filters, which only batch norm makes up for",
-        ),
         ({"data.store": "s"}, "data.store = s: is for image folders; data.source = auto is kept in memory"),
         ({"checkpoint.monitor": "eval_accuracy"}, "checkpoint.monitor = 'eval_accuracy': input should be 'eval_acc'"),
         ({"name": "../../escape"}, "name = '../../escape'"),

@@ -101,6 +101,13 @@ def test_batch_norm_statistics_are_recorded_where_the_recipe_says_so(small_cifar
         _ = other.bn_stats
 
 
+@pytest.mark.parametrize("change", [{"network.norm": "none"}, {"network.freeze_norm": True, "network.pretrained": "x"}])
+def test_muon_is_refused_where_batch_norm_does_not_make_up_for_it(small_cifar, tmp_path, change):
+    with pytest.raises(RecipeError, match="optimizer.name = muon: gives filters a norm of its own"):
+        small_fit(small_cifar, tmp_path / "run", **{"optimizer.name": "muon", **change})
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("fraction", "part"), [(0.1, "60 validation"), (0.0, "600 training")])
 def test_more_images_to_probe_than_there_are_are_refused_before_training(small_cifar, tmp_path, fraction, part):
     with pytest.raises(RecipeError, match=f"bn_stats.probe = 601: there are {part} images; ask for no more"):
