@@ -103,7 +103,7 @@ def test_batch_norm_statistics_are_recorded_where_the_recipe_says_so(small_cifar
 
 @pytest.mark.parametrize("change", [{"network.norm": "none"}, {"network.freeze_norm": True, "network.pretrained": "x"}])
 def test_muon_is_refused_where_batch_norm_does_not_make_up_for_it(small_cifar, tmp_path, change):
-    with pytest.raises(RecipeError, match="optimizer.name = muon: gives filters a norm of its own"):
+    with pytest.raises(RecipeError, match=r"optimizer\.name = muon: gives filters a norm of its own"):
         small_fit(small_cifar, tmp_path / "run", **{"optimizer.name": "muon", **change})
     assert not (tmp_path / "run").exists()
 
