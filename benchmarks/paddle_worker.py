@@ -96,7 +96,8 @@ def training_step(model: Any, batches: Batches) -> Step:
 
     def step() -> None:
         images, labels = next(each)
-        (loss,) = model.train_batch([images], [labels])
+        result = model.train_batch([images], [labels])
+        (loss,) = result[0] if isinstance(result, tuple) else result  # before what metrics say, where there are any
         if not math.isfinite(float(loss)):
             raise ArithmeticError(f"the training loss is {float(loss)}: what was measured is no training")
 

@@ -7,12 +7,11 @@ process as Python starts it; else as the command line trains.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paddle_worker import evaluation_step, training_step
 from benchmarks.pixels import labelled_images
 from benchmarks.worker import Step, serve
 
@@ -43,17 +42,14 @@ def prepare(run: Path, stock: bool) -> tuple[dict[str, Any], dict[str, Step]]:
     data = pixels(2 * recipe.batch_size)
     model, (training, _) = build_training(recipe, data)
     choice = use_declared_engine(model.network, recipe, "cpu")
-    batches = itertools.cycle([training.batch(0, step) for step in range(len(training))])
-    images = training.batch(0, 0)[0][: recipe.eval_batch_size]
-
-    def step() -> None:
-        losses, _ = model.train_batch(*([part] for part in next(batches)))
-        if not all(math.isfinite(float(loss)) for loss in losses):
-            raise ArithmeticError(f"the training loss is {losses}: what was measured is no training")
-
+    batches = [training.batch(0, step) for step in range(len(training))]
+    images, labels = (part[: recipe.eval_batch_size] for part in batches[0])
     about = {"versions": versions(), "engine": choice.engine, "precision": choice.precision}
     about |= {"batch_size": recipe.batch_size, "eval_batch_size": len(images)}
-    return about, {"training": step, "evaluation": lambda: model.predict_batch([images])}
+    return about, {
+        "training": training_step(model, batches),
+        "evaluation": evaluation_step(model, [(images, labels)]),
+    }
 
 
 def pixels(count: int) -> Any:

@@ -84,8 +84,10 @@ def planned(recipe: Recipe, run_dir: str | Path | None, device: str, resume: boo
             path = earlier.path if earlier else _free_path(recipe, run_dir)
             plan = Plan(recipe, device, path, earlier, allow_changes)
     place, manifest = ranks.of_the_first((str(plan.path), plan.earlier and plan.earlier.manifest) if plan else None)
-    followed = FollowedRun(Path(place), manifest) if manifest else None
-    return plan or Plan(recipe, device, Path(place), followed, allow_changes)
+    if plan is None:
+        followed = FollowedRun(Path(place), manifest) if manifest else None
+        plan = Plan(recipe, device, Path(place), followed, allow_changes)
+    return plan
 
 
 @contextlib.contextmanager

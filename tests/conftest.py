@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ def cache(tmp_path_factory) -> Path:
     os.environ["XDG_CACHE_HOME"] = str(folder)
     os.environ.pop("CIFAR_HAPI_DATA", None)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_are_heeded() -> None:
+    """Shells have what runs in the background ignore SIGINT, and nohup SIGHUP; child processes would, too."""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -205,19 +204,12 @@ def test_a_diverging_training_is_exit_code_1(command, small_cifar):
     assert code == 1 and err.startswith("error: the loss is ") and Run("wild").status == "failed"
 
 
-def heed_ctrl_c():
-    """Where the tests run in the background, shells have their children ignore SIGINT, and nohup SIGHUP."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def program(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "cifar_hapi", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_ctrl_c,
     )
 
 

@@ -112,7 +112,8 @@ def test_what_to_type_next_can_be_typed(tmp_path, monkeypatch, found, there, pro
         ({"epochs": 2}, "cifar10", False),
     ],
 )
-def test_longer_training_is_suggested_after_the_recipe_itself_alone(changes, data, hinted):
+def test_longer_training_is_suggested_after_the_recipe_itself_alone(monkeypatch, changes, data, hinted):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     text = io.StringIO()
     run = SimpleNamespace(
         recipe=Recipe.load("quick", changes),
@@ -122,7 +123,7 @@ def test_longer_training_is_suggested_after_the_recipe_itself_alone(changes, dat
         path="runs/mine",
     )
     terminal.summarise(Console(file=text, width=200), run)
-    assert ("train quick --epochs 10  (twice the time)" in text.getvalue()) == hinted
+    assert ("cifar-hapi train quick --epochs 10  (twice the time)" in text.getvalue()) == hinted
 
 
 @pytest.mark.parametrize(

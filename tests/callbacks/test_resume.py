@@ -214,8 +214,6 @@ class Signal(Callback):
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 @pytest.mark.parametrize("stock", [False, True], ids=["cifar_hapi.Model", "paddle.Model"])
 def test_a_signal_saves_after_the_step_and_ends(tmp_path, number, error, during, stock):
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells have it for what runs in the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(number)
     checkpoint = Checkpoint(tmp_path)
     with pytest.raises(error) as raised:

@@ -38,15 +38,21 @@ def command(folder, small_cifar, *more, path=()):
     )
 
 
-@on_linux
-def test_sigterm_ends_in_a_checkpoint_and_the_first_rank_alone_is_seen(tmp_path, small_cifar):
-    training = command(tmp_path, small_cifar)
+def read_to_the_second_epoch(training):
+    """The lines until then."""
     out = []
     for line in training.stdout:
         out.append(line)
         if line.startswith("epoch 2/1000"):
-            training.send_signal(signal.SIGTERM)
             break
+    return out
+
+
+@on_linux
+def test_sigterm_ends_in_a_checkpoint_and_the_first_rank_alone_is_seen(tmp_path, small_cifar):
+    training = command(tmp_path, small_cifar)
+    out = read_to_the_second_epoch(training)
+    training.send_signal(signal.SIGTERM)
     rest, err = training.communicate(timeout=120)
     assert training.returncode == 128 + signal.SIGTERM, err
     assert [line.split()[0] for line in out].count("data") == 1
@@ -62,13 +68,10 @@ def test_sigterm_ends_in_a_checkpoint_and_the_first_rank_alone_is_seen(tmp_path,
 @on_linux
 def test_processes_end_with_a_checkpoint_when_the_command_is_killed(tmp_path, small_cifar):
     training = command(tmp_path, small_cifar)
-    for line in training.stdout:
-        if line.startswith("epoch 2/1000"):
-            training.kill()
-            break
-    assert (
-        "saved    `cifar-hapi resume run` goes on from here" in training.stdout.read()
-    )  # until the last one has ended
+    read_to_the_second_epoch(training)
+    training.kill()
+    out, _ = training.communicate(timeout=120)  # until the last process that has these pipes has ended
+    assert "saved    `cifar-hapi resume run` goes on from here" in out
     run = Run(tmp_path / "run")
     assert run.status == "interrupted" and int(run.checkpoints.names()[-1].removeprefix("step-")) > 10
 
@@ -76,11 +79,9 @@ def test_processes_end_with_a_checkpoint_when_the_command_is_killed(tmp_path, sm
 @on_linux
 def test_processes_end_with_a_checkpoint_when_the_launcher_is_killed(tmp_path, small_cifar):
     training = command(tmp_path, small_cifar)
-    for line in training.stdout:
-        if line.startswith("epoch 2/1000"):
-            (launcher,) = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
-            os.kill(int(launcher), signal.SIGKILL)
-            break
+    read_to_the_second_epoch(training)
+    (launcher,) = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
+    os.kill(int(launcher), signal.SIGKILL)
     out, err = training.communicate(timeout=120)
     assert training.returncode == 1 and "saved    `cifar-hapi resume run` goes on from here" in out
     assert "Paddle's launcher was ended by SIGKILL; so are its processes" in err
@@ -88,10 +89,10 @@ def test_processes_end_with_a_checkpoint_when_the_launcher_is_killed(tmp_path, s
 
 
 @on_linux
-def test_a_signal_while_the_launcher_starts_is_not_lost(monkeypatch):
+def test_a_signal_while_the_launcher_starts_is_not_lost():
     def start():
         os.kill(os.getpid(), signal.SIGTERM)
-        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        return subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
 
     assert launching._run_passing_signals_on(start) == (-signal.SIGTERM, signal.SIGTERM)
 
@@ -240,7 +241,7 @@ def test_who_has_failed_is_told_once(tmp_path, capsys, launcher, logs, code, tol
 
 
 def test_one_process_never_communicates(tmp_path, small_cifar, monkeypatch):
-    for name in ("all_reduce", "broadcast", "all_gather", "init_parallel_env"):
+    for name in ("all_reduce", "broadcast", "all_gather", "all_gather_object", "init_parallel_env"):
         monkeypatch.setattr(f"paddle.distributed.{name}", None)
     assert small_fit(small_cifar, tmp_path / "run", epochs=1).manifest["processes"] == 1
 

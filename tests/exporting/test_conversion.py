@@ -74,9 +74,9 @@ def test_whatever_ends_the_child_is_told(tmp_path, monkeypatch, code, message):
 
 
 def test_a_conversion_that_does_not_end_is_given_up(tmp_path, monkeypatch):
-    (tmp_path / "child_that_sleeps.py").write_text("import time; time.sleep(600)")
+    (tmp_path / "child_without_end.py").write_text("import threading; threading.Event().wait()")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(conversion, "_CHILD", "child_that_sleeps")
+    monkeypatch.setattr(conversion, "_CHILD", "child_without_end")
     monkeypatch.setattr(conversion, "TIME_LIMIT", 0.5)
     with pytest.raises(CifarHapiError, match=r"has not converted the network within 0\.5 s; take --format paddle"):
         conversion.converted(tmp_path / "model.json")

@@ -7,10 +7,10 @@ import signal
 import socket
 import sys
 import threading
-import time
 
 import pytest
 from asked_server import asked
+from PIL import Image
 
 from cifar_hapi import RecipeError, ServingOptions, serve
 from cifar_hapi.cli import run_command
@@ -33,17 +33,29 @@ def command(monkeypatch, capfd, tmp_path):
     return run
 
 
-def told_when_it_answers(port, number):
-    """Send this process a signal as soon as a server at `port` answers."""
+@pytest.fixture
+def started(monkeypatch):
+    """An event: a server of this process has started."""
+    from cifar_hapi.serving.server import _Server
+
+    event, startup = threading.Event(), _Server.startup
+
+    async def noted(server, sockets=None):
+        await startup(server, sockets)
+        event.set()
+
+    monkeypatch.setattr(_Server, "startup", noted)
+    return event
+
+
+def told_when_it_answers(started, port, number):
+    """Send this process a signal as soon as the server at `port` answers."""
 
     def tell():
-        while True:
-            try:
-                assert asked(port, "/healthz").status == 200
-                break
-            except OSError:
-                time.sleep(0.01)
-        os.kill(os.getpid(), number)
+        try:
+            assert started.wait(60) and asked(port, "/healthz").status == 200
+        finally:
+            os.kill(os.getpid(), number)
 
     threading.Thread(target=tell, daemon=True).start()
 
@@ -55,15 +67,9 @@ def free_port():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_it_ends_with_the_code_of_the_signal(command, run, free_port, number, code):
-    before = signal.getsignal(number)
-    if number == signal.SIGINT:
-        signal.signal(number, signal.default_int_handler)  # where the tests run in the background it is ignored
-    try:
-        told_when_it_answers(free_port, number)
-        found, out, err = command(run.path, "--port", free_port, "--max-batch", 1)
-    finally:
-        signal.signal(number, before)
+def test_it_ends_with_the_code_of_the_signal(command, run, started, free_port, number, code):
+    told_when_it_answers(started, free_port, number)
+    found, out, err = command(run.path, "--port", free_port, "--max-batch", 1)
     assert found == code
     assert out == f"run {run.path} is served at http://127.0.0.1:{free_port}/ (Ctrl-C ends it)\n"
     assert err.startswith("\nanswering what has been asked") and "Traceback" not in err
@@ -130,6 +136,12 @@ def test_options_on_the_command_line_are_the_fields_in_their_units(command, run,
     command(run.path, *limits, "--weights", "best", "--device", "cpu")
     assert seen["options"] == ServingOptions(body=2**19, pixels=1_500_000, gather_seconds=0.0, images=7)
     assert (seen["allow_hosts"], seen["weights"], seen["device"]) == (("a.example",), "best", "cpu")
+
+
+def test_an_image_may_have_as_many_pixels_as_pillow_reads():
+    assert ServingOptions(pixels=Image.MAX_IMAGE_PIXELS).pixels == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(RecipeError, match="pixels = "):
+        ServingOptions(pixels=Image.MAX_IMAGE_PIXELS + 1)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed_ctrl_c,
         )
         self.first = self.process.stdout.readline()
         self.port = int(re.search(r":(\d+)/", self.first)[1])
@@ -45,11 +44,6 @@ class Program:
         """Megabytes of memory that it has."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1000
-
-
-def heed_ctrl_c():
-    """Where the tests run in the background, shells have their children ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
