@@ -11,6 +11,7 @@ from callbacks.lambda_callback import LambdaCallback
 from callbacks.learning_rate_logger import LearningRateLogger
 from callbacks.progress import Progress
 from callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
+from callbacks.step_history import StepHistory
 from callbacks.summaries import TensorBoard, VisualDL
 from callbacks.terminate_on_nan import NonFiniteLoss, TerminateOnNaN
 from callbacks.time_limit import TimeLimit
@@ -32,6 +33,7 @@ __all__ = [
     "Progress",
     "ReduceLROnPlateau",
     "ResumePoint",
+    "StepHistory",
     "TensorBoard",
     "TerminateOnNaN",
     "TimeLimit",

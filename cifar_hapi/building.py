@@ -16,6 +16,7 @@ from callbacks import (
     EarlyStopping,
     ExponentialMovingAverage,
     History,
+    StepHistory,
     TerminateOnNaN,
 )
 from cifar_hapi.data.device_loader import DeviceLoader, fits_on
@@ -92,7 +93,7 @@ def declared_checkpoint(recipe: Recipe, path: Path) -> Checkpoint:
 
 
 def declared_callbacks(recipe: Recipe, run: Run, probe: np.ndarray | None) -> list[Callback]:
-    callbacks = [TerminateOnNaN(), History(run.path / "history.jsonl")]
+    callbacks = [TerminateOnNaN(), History(run.path / "history.jsonl"), StepHistory(run.steps_path)]
     if recipe.averaging:
         callbacks.insert(0, ExponentialMovingAverage(recipe.averaging.decay, recipe.averaging.warm_up))
     if recipe.early_stopping:

@@ -2,6 +2,7 @@
 
 runs/<name>/run.json           recipe, data identity, versions, machine, command, status
             history.jsonl      one line an epoch (and history.csv)
+            steps.jsonl        one line every ten steps
             bn/stats.jsonl     see callbacks/bn_file.py; where the recipe has bn_stats
                page.html       what `cifar-hapi bn --html` writes
             checkpoints/       see callbacks/checkpoint_folder.py
@@ -90,7 +91,19 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """One record an epoch, as `callbacks.History` writes them; empty before the first."""
-        file = self.path / "history.jsonl"
+        return self._records(self.path / "history.jsonl")
+
+    @property
+    def steps_path(self) -> Path:
+        """Where the course within the epochs is recorded."""
+        return self.path / "steps.jsonl"
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """One record every ten steps, as `callbacks.StepHistory` writes them; empty where none were recorded."""
+        return self._records(self.steps_path)
+
+    def _records(self, file: Path) -> list[dict[str, Any]]:
         try:
             return read_history(file) if file.is_file() else []
         except (OSError, ValueError) as error:

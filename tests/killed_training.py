@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from callbacks import BatchNormStats, Checkpoint, EarlyStopping, ExponentialMovingAverage, History
+from callbacks import BatchNormStats, Checkpoint, EarlyStopping, ExponentialMovingAverage, History, StepHistory
 from cifar_hapi.data.augment import Augmentation
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
@@ -109,6 +109,7 @@ def train(folder: Path, kind: str) -> None:
     callbacks = [
         ExponentialMovingAverage(0.9),
         History(folder / "history.jsonl"),
+        StepHistory(folder / "steps.jsonl", every_steps=2),
         EarlyStopping("eval_loss", patience=3, restore_best=True),
         BatchNormStats(folder / "bn.jsonl", every_steps=3, channels="all", probe=seen, gradients=True),
     ]

@@ -47,6 +47,21 @@ def history(epochs=3, first=0.3):
     ]
 
 
+def steps(epochs=3):
+    """Of five steps in each epoch of `history` every second one, and the last."""
+    return [
+        {
+            "step": 5 * epoch + step,
+            "epoch": epoch + step / 5,
+            "loss": 2.2 - 0.1 * epoch - 0.02 * step,
+            "lr": 0.1 / (epoch + 1),
+            "seconds": (2.0 + epoch) * (1 if step == 5 else 2) / 5,
+        }
+        for epoch in range(epochs)
+        for step in (2, 4, 5)
+    ]
+
+
 def evaluation(labels, logits, names, **changes):
     """What `evaluate` writes of such answers."""
     confusion, calibration = ConfusionMatrix(len(names)), Calibration()
@@ -101,7 +116,8 @@ def written_run(path, data_dir, source="cifar10", evaluated=True, answered=True,
     identity = {"recipe": declared.to_dict(), "data": data.identity().to_dict(), "seed": declared.seed}
     path.mkdir(parents=True)
     (path / "run.json").write_text(json.dumps({**MANIFEST, **identity, **(manifest or {})}))
-    (path / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in history(epochs)))
+    for name, records in (("history.jsonl", history(epochs)), ("steps.jsonl", steps(epochs))):
+        (path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     run = Run(path)
     if evaluated:
         labels, logits = data.test.labels, logits_of(data.test.labels, len(data.test.class_names))

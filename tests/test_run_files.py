@@ -53,15 +53,20 @@ def number(file):
 
 
 @pytest.mark.parametrize("damage", [sparse, pipe, deep, number])
-@pytest.mark.parametrize("name", ["run.json", "evaluation.json", "history.jsonl"])
+@pytest.mark.parametrize("name", ["run.json", "evaluation.json", "history.jsonl", "steps.jsonl"])
 def test_what_no_training_writes_is_told_in_one_line(run, name, damage):
     damage(run.path / name)
-    read = {"run.json": lambda: Run(run.path), "evaluation.json": lambda: run.evaluation}
-    if (name, damage) == ("history.jsonl", pipe):
-        assert run.history == []  # none is there
+    read = {
+        "run.json": lambda: Run(run.path),
+        "evaluation.json": lambda: run.evaluation,
+        "history.jsonl": lambda: run.history,
+        "steps.jsonl": lambda: run.steps,
+    }
+    if name in ("history.jsonl", "steps.jsonl") and damage is pipe:
+        assert read[name]() == []  # none is there
         return
     with pytest.raises(RunError) as error:
-        read.get(name, lambda: run.history)()
+        read[name]()
     assert name in str(error.value) and "\n" not in str(error.value)
 
 

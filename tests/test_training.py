@@ -46,7 +46,7 @@ def test_the_run_directory_holds_what_the_design_says(run):
     each = ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
     parts = {f"{folder}/{part}" for folder in folders for part in each}
     others = {"run.json", "history.jsonl", "history.csv", "evaluation.json", "checkpoints/latest", "checkpoints/best"}
-    others.add("answers.safetensors")
+    others |= {"steps.jsonl", "answers.safetensors"}
     assert names - {".lock"} == parts | others
 
 

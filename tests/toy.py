@@ -101,9 +101,9 @@ def same_training(one, other):
     for part in ("weights", "training", "optimizer", "callbacks"):
         here, there = (getattr(each, part) or {} for each in (first, second))
         differing += [name for name in {**here, **there} if not _same_bits(here.get(name), there.get(name))]
-    states, files = ([timeless(each.state) for each in (first, second)], [_history(each) for each in (one, other)])
+    states = [timeless(each.state) for each in (first, second)]
     differing += [key for key in states[0] if states[0][key] != states[1].get(key)]
-    differing += ["history.jsonl"] if files[0] != files[1] else []
+    differing += [name for name in ("history.jsonl", "steps.jsonl") if _records(one / name) != _records(other / name)]
     recorded = [each / "bn.jsonl" for each in (one, other) if (each / "bn.jsonl").exists()]
     return differing + (["bn.jsonl"] if len({file.read_bytes() for file in recorded}) > 1 else [])
 
@@ -121,6 +121,5 @@ def timeless(value):
     return [timeless(each) for each in value] if isinstance(value, list) else value
 
 
-def _history(folder):
-    file = folder / "history.jsonl"
+def _records(file):
     return timeless(read_history(file)) if file.exists() else None

@@ -1,4 +1,4 @@
-"""Pictures of the course of trainings: what history.jsonl holds, of one run or of several together."""
+"""Pictures of the course of trainings: what history.jsonl and steps.jsonl hold, of one run or of several together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from cifar_hapi.report.figure import Figure, Trace, axis, figure, line, spread
 from cifar_hapi.report.palette import Mark, mark
 
-_MOST_MOMENTS = 2000  # epochs that are drawn
+_MOST_MOMENTS = 2000  # epochs, or records within them, that are drawn
 _FEW = 40  # up to so many moments each has a marker
 _FEW_EPOCHS = 10
 _NAME = 32
@@ -32,34 +32,41 @@ AGAINST = (Against("epoch", "epoch"), Against("step", "training step"), Against(
 
 @dataclass(frozen=True)
 class Measure:
-    """What is drawn: its keys in a record, with what to call each, and its name in words."""
+    """What is drawn: its keys in a record, with what to call each, and its name in words.
+
+    within: the keys that are drawn from records within the epochs, where a run has such.
+    """
 
     key: str
     title: str
     lines: tuple[tuple[str, str], ...]
+    within: tuple[str, ...] = ()
 
 
 MEASURES = (
-    Measure("loss", "loss", (("loss", "training"), ("eval_loss", "validation"))),
+    Measure("loss", "loss", (("loss", "training"), ("eval_loss", "validation")), ("loss",)),
     Measure("accuracy", "accuracy", (("acc", "training"), ("eval_acc", "validation"))),
-    Measure("rate", "learning rate", (("lr", ""),)),
+    Measure("rate", "learning rate", (("lr", ""),), ("lr",)),
     Measure("speed", "images a second", (("images_per_second", ""),)),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class RunCourse:
-    """The history of a run under the name that it has on the page: one record an epoch."""
+    """The history of a run under the name that it has on the page: one record an epoch, and those within epochs."""
 
     name: str
     history: Sequence[dict[str, Any]]
+    steps: Sequence[dict[str, Any]] = ()
 
-    def column(self, key: str) -> np.ndarray:
-        """float64 [T], NaN where a record has no such number."""
-        return np.array([_number(record.get(key)) for record in self.history], np.float64)
+    def line(self, key: str, against: str, within: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Where, and the values of `key` there: float64 [T] each, NaN where a record has no such number.
 
-    def against(self, key: str) -> np.ndarray:
-        return np.nancumsum(self.column("seconds")) if key == "seconds" else self.column(key)
+        within: by the records within epochs, if there are any.
+        """
+        records = self.steps if within and self.steps else self.history
+        where = _column(records, against)
+        return np.nancumsum(where) if against == "seconds" else where, _column(records, key)
 
 
 def measures_of(courses: Sequence[RunCourse]) -> list[Measure]:
@@ -87,14 +94,14 @@ def on_legend(name: str) -> str:
 
 def _lines(course: RunCourse, measure: Measure, against: Against, place: int | None) -> list[Trace]:
     """Those of one run. place: that of the run among several; None for the only one, whose lines differ in colour."""
-    known = [(kind, course.column(key)) for key, kind in measure.lines]
     lines = []
-    for kind, values in known:
+    for key, kind in measure.lines:
+        where, values = course.line(key, against.key, key in measure.within)
         if np.isfinite(values).any():
             dotted = kind == "training"
             look = mark(int(dotted) if place is None else place)
             name = on_legend(course.name) if place is not None else kind or on_legend(course.name)
-            lines.append(_line(course.against(against.key), values, name, look, dotted) | _hover(against))
+            lines.append(_line(where, values, name, look, dotted) | _hover(against))
     if place is not None:  # one name on the legend, which hides or shows all lines of the run
         together = {"legendgroup": str(place), "showlegend": False}
         lines = [trace | together for trace in lines[:-1]] + [
@@ -127,6 +134,10 @@ def _form(measure: Measure) -> dict[str, Any]:
     if measure.key == "accuracy":
         return {"tickformat": ".1~%", "hoverformat": ".2%"}
     return {"rangemode": "tozero"} if measure.key in ("rate", "speed") else {}
+
+
+def _column(records: Sequence[dict[str, Any]], key: str) -> np.ndarray:
+    return np.array([_number(record.get(key)) for record in records], np.float64)
 
 
 def _number(value: Any) -> float:

@@ -86,7 +86,7 @@ class _Reported:
 
     @property
     def course(self) -> RunCourse:
-        return RunCourse(self.name, self.run.history)
+        return RunCourse(self.name, self.run.history, self.run.steps)
 
 
 def _batch_norm(run: Run) -> Section | None:

@@ -27,6 +27,7 @@ from callbacks import (
     ExponentialMovingAverage,
     History,
     Progress,
+    StepHistory,
 )
 from cifar_hapi.muon import Muon
 
@@ -52,6 +53,7 @@ def train(folder, stop_after=None, stock=False, epochs=4, optimizer="momentum", 
     others = [
         ExponentialMovingAverage(0.9),
         History(folder / "history.jsonl"),
+        StepHistory(folder / "steps.jsonl", every_steps=2),
         EarlyStopping("eval_loss", patience=2, restore_best=True),
     ]
     checkpoint = Checkpoint(folder, **{"every_steps": 1, "monitor": "eval_acc", "callbacks": others, **options})

@@ -42,7 +42,8 @@ COURSES = {
     "two runs": [course("a"), course("b", 5)],
     "no validation": [course(drop=("eval_loss", "eval_acc"))],
     "some without validation": [course("a"), course("b", drop=("eval_loss", "eval_acc"))],
-    "odd numbers": [RunCourse("odd", ODD)],
+    "odd numbers": [RunCourse("odd", ODD, ODD)],
+    "within epochs": [RunCourse("run", examples.history(), examples.steps())],
     "nothing": [RunCourse("empty", [])],
     "long": [course("long", 3000)],
     "many runs": [course(f"run {number}") for number in range(14)],
@@ -86,6 +87,23 @@ def test_a_course_shows_the_numbers_of_the_history(against, expected):
     np.testing.assert_allclose(training["x"], expected)
     np.testing.assert_allclose(training["y"], [record["loss"] for record in examples.history()])
     np.testing.assert_allclose(validation["y"], [record["eval_loss"] for record in examples.history()])
+
+
+STEPS = [
+    {"step": 4, "epoch": 0.8, "loss": 2.0, "lr": 0.2, "seconds": 1.5},
+    {"step": 5, "epoch": 1.0, "loss": 1.5, "lr": 0.1, "seconds": 0.5},
+]
+
+
+@pytest.mark.parametrize(("against", "expected"), [(EPOCH, [0.8, 1.0]), (STEP, [4, 5]), (SECONDS, [1.5, 2.0])])
+def test_loss_and_rate_are_drawn_within_epochs_where_they_were_recorded(against, expected):
+    recorded = RunCourse("run", examples.history(), STEPS)
+    training, validation = course_figures.course_figure([recorded], LOSS, against)["data"]
+    (rate,) = course_figures.course_figure([recorded], RATE, against)["data"]
+    assert training["x"].tolist() == rate["x"].tolist() == expected
+    assert (training["y"].tolist(), rate["y"].tolist()) == ([2.0, 1.5], [0.2, 0.1])
+    assert len(validation["x"]) == 3
+    assert len(course_figures.course_figure([recorded], ACCURACY, against)["data"][0]["x"]) == 3
 
 
 def test_epochs_without_an_evaluation_are_no_points():

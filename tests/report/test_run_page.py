@@ -154,8 +154,9 @@ def test_curves_can_be_drawn_against_time(driver, page, run):
     driver.shows = None  # not as it was
     title = "document.querySelector('[data-picture=loss]').layout.xaxis.title.text"
     browser.until(driver, f"{title} === 'seconds of training'", 10)
-    shown = driver.execute_script("return Array.from(document.querySelector('[data-picture=loss]')._fullData[0].x)")
-    assert shown == pytest.approx(np.cumsum([record["seconds"] for record in run.history]).tolist(), rel=1e-5)
+    lines = "Array.from(document.querySelector('[data-picture=loss]')._fullData, line => Array.from(line.x))"
+    for shown, records in zip(driver.execute_script(f"return {lines}"), (run.steps, run.history), strict=True):
+        assert shown == pytest.approx(np.cumsum([record["seconds"] for record in records]).tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("which", "width"), [("page", 1200), ("several", 1200), ("page", 375), ("several", 375)])

@@ -1,0 +1,122 @@
+"""The course of a training within its epochs."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from callbacks.checkpoint_folder import CheckpointError
+from callbacks.durable import write_file
+from callbacks.epoch_logs import EpochLogs, Logs, plain_numbers
+from callbacks.history import read_history
+from callbacks.paddle_model import learning_rate
+from callbacks.processes import is_writer
+
+
+class StepHistory(EpochLogs):
+    """One record every few steps: mean loss, rate, time; appended to `path` (JSONL), which `read_history` reads.
+
+        model.fit(data, val, epochs=5, callbacks=[StepHistory("steps.jsonl")])
+
+    A record is `{"step": 100, "epoch": 0.256, "loss": 1.83, "lr": 0.1, "seconds": 2.31}`: `step` is the number of
+    batches so far, `epoch` that of epochs with the part of the present one (left out where the data has no length),
+    `loss` the mean of the batches since the last record, `lr` the rate of the last of them, `seconds` what they took.
+
+    every_steps: how often; the last step of an epoch is always recorded. A file of an earlier training is replaced.
+    After a resume it holds each step once; the step count goes on from the checkpoint's. Records that cannot be written
+    are left out, and the first of them is warned of. Of several processes the first one writes. Raises CheckpointError
+    where the file to go on with has something else in it.
+    """
+
+    @dataclass
+    class State:
+        step: Annotated[int, Field(ge=0, strict=True)] = 0
+        batches: Annotated[int, Field(ge=0, strict=True)] = 0  # since the last record, as what follows
+        loss: float = 0.0  # summed
+        seconds: float = 0.0
+
+    def __init__(self, path: str | Path, every_steps: int = 10):
+        super().__init__()
+        if type(every_steps) is not int or every_steps < 1:
+            raise ValueError(f"StepHistory: every_steps = {every_steps!r}: must be a whole number, at least 1")
+        self.path, self.every_steps = Path(path), every_steps
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        resumed = self._resumed is not None
+        super().on_train_begin(logs)
+        if not resumed:  # perhaps on a checkpoint of a training that did not record its steps
+            epochs, batches = (self.params.get(f"initial_{unit}") or 0 for unit in ("epoch", "step"))
+            self.state.step = epochs * (self.params.get("steps") or 0) + batches
+        self._failed = False
+        if is_writer():
+            earlier = b"".join(map(_line, self._earlier() if resumed else []))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(self.path, earlier)
+            self._end = len(earlier)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._last: float | None = None
+
+    def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
+        if self._last is None:  # not at the epoch's begin: other callbacks may be busy with the one before
+            self._last = time.perf_counter()
+        self._rate = learning_rate(self.model)
+
+    def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
+        now, state, metrics = time.perf_counter(), self.state, plain_numbers(logs)
+        state.step += 1
+        state.batches += 1
+        state.loss += float(metrics["batch_loss"] if "batch_loss" in metrics else metrics["loss"])
+        state.seconds += now - (self._last or now)
+        self._last = now
+        steps = self.params.get("steps")
+        if state.step % self.every_steps == 0 or step + 1 == steps:
+            self._write(step, steps)
+
+    def _write(self, step: int, steps: int | None) -> None:
+        state = self.state
+        record = {"step": state.step} | ({"epoch": round(self._epoch_number(step, steps), 6)} if steps else {})
+        record |= {"loss": state.loss / state.batches, "lr": self._rate, "seconds": round(state.seconds, 4)}
+        state.batches, state.loss, state.seconds = 0, 0.0, 0.0
+        if is_writer():
+            try:
+                self._append(_line(record))
+            except OSError as error:
+                if not self._failed:
+                    why = error.strerror or error
+                    warnings.warn(f"{self.path}: step {state.step} not recorded: {why}; training goes on", stacklevel=2)
+                self._failed = True
+
+    def _append(self, line: bytes) -> None:
+        """After the last whole line: what a failure left behind it goes."""
+        with self.path.open("r+b") as file:
+            file.truncate(self._end)
+            file.seek(self._end)
+            file.write(line)
+        self._end += len(line)
+
+    def _epoch_number(self, step: int, steps: int) -> float:
+        return (self._epoch or 0) + (step + 1) / steps
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        """The records up to the step that training goes on from."""
+        try:
+            records = read_history(self.path)
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{error}; to go on, remove {self.path}") from None
+        return [
+            record for record in records if isinstance(record.get("step"), int) and record["step"] <= self.state.step
+        ]
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
