@@ -76,7 +76,7 @@ class AugmentRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class NetworkRecipe:
-    """Which network. Without `width`, `shortcut`, `norm`, `stem`, `activation`: the usual form.
+    """Which network. Without `width`, `shortcut`, `norm`, `stem`, `activation`, `whitening`: the usual form.
 
     Without `num_classes`: the data's. `data_format`: for `auto` see `Recipe.data_format`. `pretrained`: weights to
     begin with, "imagenet" for Paddle's official ones, or a file. `freeze_norm`: batch norm keeps the statistics, scale
@@ -91,6 +91,7 @@ class NetworkRecipe:
     norm: Literal["batch", "none"] | None = None
     stem: Literal["cifar", "imagenet"] | None = None
     activation: Literal["relu", "gelu"] | None = None
+    whitening: Literal["strongest", "all"] | None = None
     pretrained: Annotated[str, Field(min_length=1)] | None = None
     freeze_norm: bool = False
     sync_batch_norm: bool = False

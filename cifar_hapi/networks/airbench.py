@@ -13,22 +13,25 @@ from paddle import nn
 from cifar_hapi.networks.layers import Classifier, DataFormat, GlobalMaxPool, MaxPool
 
 Activation = Literal["relu", "gelu"]
+Whitening = Literal["strongest", "all"]
 
 _PATCH = 2  # the side of a whitened patch
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
-_COMPONENTS = 8  # of its 12; the others are mostly noise, and 16 filters are computed in less time than 24
+_COMPONENTS = {"strongest": 8, "all": 12}  # of the patches
 
 
 class Airbench(nn.Sequential):
-    """The network of Jordan 2024 (arXiv 2404.00498), with 16 whitening filters for its 24.
+    """The network of Jordan 2024 (arXiv 2404.00498).
 
     A whitening convolution, three groups of two 3x3 convolutions with a pool in each, the largest value of each
     channel, and a linear layer: 8 layers. With 11, each group has a third convolution, and a shortcut around its last
     two. Activations are GELU as published, or ReLU, which is a part of batch norm in the engine. Batch norm forgets
     fast (momentum 0.6) and learns its scale, too: where that is frozen, Paddle gives no gradient for the shift.
+    `whitening` "all" is of the 12 principal components of 2x2 patches, 24 filters, as published; "strongest" leaves out
+    the four weakest, which are mostly noise: 16 filters, computed in less time.
 
     Parameters (those that learn) and multiply-adds of convolutions and the linear layer for one 32x32 image forward,
-    8 layers, 10 classes, three groups of `width`, 4 `width`, 4 `width` channels:
+    8 layers, 10 classes, 16 whitening filters, three groups of `width`, 4 `width`, 4 `width` channels:
 
     ======  ==========  ==============
     width   parameters  multiply-adds
@@ -48,8 +51,9 @@ class Airbench(nn.Sequential):
         data_format: DataFormat = "NCHW",
         activation: Activation = "relu",
         layers: Literal[8, 11] = 8,
+        whitening: Whitening = "strongest",
     ) -> None:
-        filters, group = 2 * _COMPONENTS, _Group if layers == 8 else _ResidualGroup
+        filters, group = 2 * _COMPONENTS[whitening], _Group if layers == 8 else _ResidualGroup
         super().__init__(
             ("whitening", _whitening(filters, data_format)),
             ("activation", _ACTIVATIONS[activation]()),
@@ -66,21 +70,22 @@ class Airbench(nn.Sequential):
 
         images: float32 in the network's data format, normalised as in training, some thousand of them.
         """
-        self.whitening.weight.set_value(
-            whitening_filters(images if self._channels_last else images.transpose(0, 2, 3, 1))
-        )
+        channels_last = images if self._channels_last else images.transpose(0, 2, 3, 1)
+        components = self.whitening.weight.shape[0] // 2
+        self.whitening.weight.set_value(whitening_filters(channels_last, components=components))
 
 
-def whitening_filters(images: np.ndarray, epsilon: float = 5e-4) -> np.ndarray:
-    """Filters, float32 [16, 3, 2, 2], whose answers to the 2x2 patches of `images` are uncorrelated and of variance 1.
+def whitening_filters(images: np.ndarray, epsilon: float = 5e-4, components: int = 8) -> np.ndarray:
+    """Filters whose answers to the 2x2 patches of `images` are uncorrelated and of variance 1.
 
-    images: float32 [N, H, W, 3]. The strongest principal components of the patches (second moments, not centred), each
-    divided by the root of its eigenvalue plus `epsilon`, and then their negatives, for the activation that follows.
+    images: float32 [N, H, W, 3]. Gives float32 [2 * components, 3, 2, 2]: the strongest of the 12 principal components
+    of the patches (second moments, not centred), each divided by the root of its eigenvalue plus `epsilon`, and then
+    their negatives, for the activation that follows.
     """
     patches = sliding_window_view(images, (_PATCH, _PATCH), axis=(1, 2)).reshape(-1, 3 * _PATCH**2)
     moments = (patches.T @ patches / len(patches)).astype(np.float64)
     eigenvalues, vectors = np.linalg.eigh(moments)
-    components = (vectors / np.sqrt(eigenvalues + epsilon)).T[::-1][:_COMPONENTS].reshape(-1, 3, _PATCH, _PATCH)
+    components = (vectors / np.sqrt(eigenvalues + epsilon)).T[::-1][:components].reshape(-1, 3, _PATCH, _PATCH)
     return np.concatenate([components, -components]).astype(np.float32)
 
 

@@ -65,13 +65,13 @@ NETWORKS: dict[str, Network] = {
         Airbench,
         "8 layers, 2.0M parameters: Jordan 2024, a whitened start, made to train fast",
         width=64,
-        options={"activation": ("relu", "gelu")},
+        options={"activation": ("relu", "gelu"), "whitening": ("strongest", "all")},
     ),
     "airbench11": Network(
         partial(Airbench, layers=11),
         "11 layers, 2.7M parameters: airbench with a third convolution and a shortcut in each group",
         width=64,
-        options={"activation": ("relu", "gelu")},
+        options={"activation": ("relu", "gelu"), "whitening": ("strongest", "all")},
     ),
 }
 
@@ -93,7 +93,8 @@ def build_network(
     width: channels of the first convolution, all others in proportion; None is the published width.
     data_format: with "NHWC" images are [N, H, W, 3]; a state dict fits both.
     options: shortcut="A" or "B" for the CIFAR ResNets, norm="batch" or "none" for them and their plain twins;
-    stem="cifar" or "imagenet" for resnet18, 34 and 50; activation="relu" or "gelu" for airbench and airbench11.
+    stem="cifar" or "imagenet" for resnet18, 34 and 50; activation="relu" or "gelu" and whitening="strongest" or
+    "all" for airbench and airbench11.
     Weights follow `paddle.seed`. Raises RecipeError for what cannot be built.
     """
     check_network(name, num_classes, width, data_format, **options)

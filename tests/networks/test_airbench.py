@@ -34,6 +34,22 @@ def test_the_second_half_of_the_filters_is_the_negative_of_the_first():
     np.testing.assert_array_equal(filters[8:], -filters[:8])
 
 
+@pytest.mark.parametrize(("whitening", "count"), [("strongest", 16), ("all", 24)])
+def test_a_network_has_the_filters_of_the_components_that_were_asked_for(whitening, count):
+    images = smooth_images().astype(np.float32)
+    network = Airbench(width=4, whitening=whitening)
+    network.whiten(images.transpose(0, 3, 1, 2))
+    filters = network.whitening.weight.numpy()
+    assert filters.shape == (count, 3, 2, 2)
+    np.testing.assert_array_equal(filters, whitening_filters(images, components=count // 2))
+    np.testing.assert_array_equal(filters[:8], whitening_filters(images)[:8])
+
+
+def test_all_twelve_components_span_the_patches():
+    filters = whitening_filters(smooth_images().astype(np.float32), components=12)
+    assert np.linalg.matrix_rank(filters[:12].reshape(12, 12)) == 12
+
+
 def test_constant_images_whiten_to_finite_filters():
     assert np.isfinite(whitening_filters(np.ones((2, 8, 8, 3), np.float32))).all()
 

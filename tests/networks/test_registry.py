@@ -34,6 +34,7 @@ def test_each_network_is_described_in_one_line():
         ({"name": "resnet18", "stem": "mnist"}, "take 'cifar' or 'imagenet'"),
         ({"name": "airbench", "activation": "selu"}, "take 'relu' or 'gelu'"),
         ({"name": "resnet20", "activation": "gelu"}, "resnet20 has no such key"),
+        ({"name": "airbench", "whitening": "none"}, "take 'strongest' or 'all'"),
         ({"name": "resnet18", "num_clases": "5"}, "did you mean num_classes?"),
         ({"name": "speednet", "width": 0}, "network.width = 0 is not possible; take a whole number"),
         ({"name": "speednet", "width": 1.5}, "network.width = 1.5 "),
