@@ -28,14 +28,16 @@ def drawn(monkeypatch, tmp_path):
     return run
 
 
-def result(folder, top1, epochs=2, views="plain", seconds=100.0):
+def result(folder, top1, epochs=2, views="plain", seconds=100.0, held_out=1000):
     folder.mkdir(parents=True)
-    parts = {"val": {"images": 1000, "sha256": ""}, "test": {"images": 10_000, "sha256": ""}}
+    parts = {"test": {"images": 10_000, "sha256": ""}}
+    if held_out:
+        parts["val"] = {"images": held_out, "sha256": ""}
     (folder / "run.json").write_text(json.dumps({"seconds": seconds, "data": {"parts": parts}}))
     (folder / "evaluation.json").write_text(json.dumps({"top1": top1, "views": views}))
-    records = [
-        {"epoch": n, "seconds": 30.0, "acc": 0.4 + n / 10, "eval_acc": 0.5 + n / 10} for n in range(1, epochs + 1)
-    ]
+    records = [{"epoch": n, "seconds": 30.0, "acc": 0.4 + n / 10} for n in range(1, epochs + 1)]
+    if held_out:
+        records = [record | {"eval_acc": 0.5 + record["epoch"] / 10} for record in records]
     (folder / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -51,6 +53,14 @@ def test_the_time_of_stock_paddle_is_that_of_its_steps_and_evaluations_and_else_
     row = {"training": {"slowdown": 10.0}, "evaluation": {"here": 3600.0, "slowdown": 4.0}}
     training, whole = found.under(row)
     assert training == (5.0, 10.0) and whole == pytest.approx((600 + 80 + 20) / 60)
+
+
+def test_a_recipe_that_holds_no_images_out_has_its_dots_alone(drawn, tmp_path):
+    result(tmp_path / "results" / "speed94-0", 0.94, views="flip_shift", held_out=0)
+    row = {"run": "speed94-0", "training": {"slowdown": 10.0}, "evaluation": {"here": 3600.0, "slowdown": 4.0}}
+    (tmp_path / "steps.json").write_text(json.dumps({"rows": [row]}))
+    text = drawn("time_to_accuracy", "results", "steps.json", "picture.svg")
+    assert {"speed94, 1 seed", "94.0 %, 6 views"} <= set(text)
 
 
 def test_accuracy_by_time_says_seeds_views_and_what_is_extrapolated(drawn, tmp_path):

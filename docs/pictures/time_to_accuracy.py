@@ -30,8 +30,8 @@ FORWARDS = {"plain": 1, "flip": 2 + 1, "flip_shift": 6 + 1}  # of each test imag
 class Course:
     """Runs of several seeds, as means: minutes of training steps and percent of held-out images after each epoch.
 
-    whole: minutes of the whole run. evaluated: images that have been evaluated, once for each view.
-    test: percent of all test images.
+    held_out: empty where a recipe holds none out. whole: minutes of the whole run. evaluated: images that have been
+    evaluated, once for each view. test: percent of all test images.
     """
 
     label: str
@@ -85,9 +85,12 @@ def course(label: str, runs: list[dict[str, Any]]) -> Course:
         views=views,
         seeds=len(runs),
         training=tuple(mean(times) / 60 for times in zip(*seconds, strict=True)),
-        held_out=tuple(100 * mean(each["eval_acc"] for each in epoch) for epoch in zip(*histories, strict=True)),
+        held_out=tuple(100 * mean(each["eval_acc"] for each in epoch) for epoch in zip(*histories, strict=True))
+        if "val" in parts
+        else (),
         whole=mean(run["seconds"] for run in runs) / 60,
-        evaluated=len(seconds[0]) * parts["val"]["images"] + FORWARDS[views] * parts["test"]["images"],
+        evaluated=len(seconds[0]) * parts.get("val", {"images": 0})["images"]
+        + FORWARDS[views] * parts["test"]["images"],
         test=100 * mean(run["evaluation"]["top1"] for run in runs),
     )
 
@@ -97,8 +100,9 @@ def draw(courses: list[tuple[Course, dict[str, Any]]], picture: Path) -> None:
     for (each, row), colour in zip(courses, COLOURS, strict=False):
         seeds = f"{each.seeds} seeds" if each.seeds > 1 else "1 seed"
         training, whole = each.under(row)
-        axis.plot(each.training, each.held_out, "-", color=colour, label=f"{each.label}, {seeds}")
-        axis.plot(training, each.held_out, ":", color=colour)
+        drawn = slice(len(each.held_out))
+        axis.plot(each.training[drawn], each.held_out, "-", color=colour, label=f"{each.label}, {seeds}")
+        axis.plot(training[drawn], each.held_out, ":", color=colour)
         axis.plot(each.whole, each.test, "o", color=colour)
         axis.plot(whole, each.test, "o", color=colour, fillstyle="none")
         views = "" if each.views == "plain" else f", {FORWARDS[each.views] - 1} views"
