@@ -28,10 +28,10 @@ class StepHistory(EpochLogs):
     batches so far, `epoch` that of epochs with the part of the present one (left out where the data has no length),
     `loss` the mean of the batches since the last record, `lr` the rate of the last of them, `seconds` what they took.
 
-    every_steps: how often; the last step of an epoch is always recorded. A file of an earlier training is replaced.
-    After a resume it holds each step once; the step count goes on from the checkpoint's. Records that cannot be written
-    are left out, and the first of them is warned of. Of several processes the first one writes. Raises CheckpointError
-    where the file to go on with has something else in it.
+    every_steps: how many a record has, but for the last one of an epoch, which has the rest. A file of an earlier
+    training is replaced. After a resume it holds each step once; the step count goes on from the checkpoint's. Records
+    that cannot be written are left out, and the first of them is warned of. Of several processes the first one writes.
+    Raises CheckpointError where the file to go on with has something else in it.
     """
 
     @dataclass
@@ -41,7 +41,7 @@ class StepHistory(EpochLogs):
         loss: float = 0.0  # summed
         seconds: float = 0.0
 
-    def __init__(self, path: str | Path, every_steps: int = 10):
+    def __init__(self, path: str | Path, every_steps: int = 5):
         super().__init__()
         if type(every_steps) is not int or every_steps < 1:
             raise ValueError(f"StepHistory: every_steps = {every_steps!r}: must be a whole number, at least 1")
@@ -77,7 +77,7 @@ class StepHistory(EpochLogs):
         state.seconds += now - (self._last or now)
         self._last = now
         steps = self.params.get("steps")
-        if state.step % self.every_steps == 0 or step + 1 == steps:
+        if state.batches >= self.every_steps or step + 1 == steps:
             self._write(step, steps)
 
     def _write(self, step: int, steps: int | None) -> None:

@@ -2,7 +2,7 @@
 
 runs/<name>/run.json           recipe, data identity, versions, machine, command, status
             history.jsonl      one line an epoch (and history.csv)
-            steps.jsonl        one line every ten steps
+            steps.jsonl        one line every five steps
             bn/stats.jsonl     see callbacks/bn_file.py; where the recipe has bn_stats
                page.html       what `cifar-hapi bn --html` writes
             checkpoints/       see callbacks/checkpoint_folder.py
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """One record every ten steps, as `callbacks.StepHistory` writes them; empty where none were recorded."""
+        """One record every five steps, as `callbacks.StepHistory` writes them; empty where none were recorded."""
         return self._records(self.steps_path)
 
     def _records(self, file: Path) -> list[dict[str, Any]]:
