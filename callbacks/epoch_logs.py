@@ -110,3 +110,9 @@ def plain_numbers(logs: Logs | None) -> Logs:
     if "loss" in arrays:
         arrays["loss"] = arrays["loss"].sum()
     return {key: value.item() for key, value in arrays.items() if value.size == 1 and value.dtype.kind in "fiub"}
+
+
+def batch_loss(logs: Logs | None) -> float:
+    """Of the last step alone, whoever drives the callbacks: Paddle's own `fit` calls that `loss`."""
+    metrics = plain_numbers(logs)
+    return float(metrics["batch_loss"] if "batch_loss" in metrics else metrics["loss"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from callbacks.durable import write_file
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import learning_rate
 from callbacks.processes import is_writer
+from callbacks.step_clock import StepClock
 
 _MOST_BYTES = 2**26
 
@@ -45,7 +45,7 @@ class History(EpochLogs):
     def __init__(self, path: str | Path | None = None):
         super().__init__()
         self.path = Path(path) if path is not None else None
-        self.state = self.State()
+        self.state, self._clock = self.State(), StepClock()
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -61,16 +61,14 @@ class History(EpochLogs):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        self._last: float | None = None
+        self._clock.begin_epoch()
 
     def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
-        if self._last is None:  # not at the epoch's begin: other callbacks may be busy with the one before
-            self._last = time.perf_counter()
+        self._clock.begin_step()
         self.state.lr = learning_rate(self.model)
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
-        now, state = time.perf_counter(), self.state
-        seconds, self._last = now - (self._last or now), now
+        seconds, state = self._clock.end_step(), self.state
         state.step += 1
         state.seconds += seconds
         if not self._first_step:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from callbacks.epoch_logs import EpochLogs, Logs
 from callbacks.paddle_model import learning_rate
+from callbacks.step_clock import StepClock
 
 _ADDED = ("lr", "images_per_second")
 
@@ -27,24 +27,26 @@ class LearningRateLogger(EpochLogs):
         seconds: float = 0.0
         lr: float = 0.0  # of the last step
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = StepClock()
+
     def set_params(self, params: dict[str, Any]) -> None:
         super().set_params(params)
         params["metrics"] = [*params.get("metrics", ()), *_ADDED]  # all that Paddle's bar and VisualDL look at
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        self._last: float | None = None
+        self._clock.begin_epoch()
 
     def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
         self.state.lr = learning_rate(self.model)
-        if self._last is None:
-            self._last = time.perf_counter()
+        self._clock.begin_step()
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
-        now, state = time.perf_counter(), self.state
+        seconds, state = self._clock.end_step(), self.state
         state.images += int((logs or {}).get("batch_size", 0))
-        state.seconds += now - (self._last or now)
-        self._last = now
+        state.seconds += seconds
         self._add(logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ from pydantic import Field
 
 from callbacks.checkpoint_folder import CheckpointError
 from callbacks.durable import write_file
-from callbacks.epoch_logs import EpochLogs, Logs, plain_numbers
+from callbacks.epoch_logs import EpochLogs, Logs, batch_loss
 from callbacks.history import read_history
 from callbacks.paddle_model import learning_rate
 from callbacks.processes import is_writer
+from callbacks.step_clock import StepClock
 
 
 class StepHistory(EpochLogs):
@@ -45,7 +45,7 @@ class StepHistory(EpochLogs):
         super().__init__()
         if type(every_steps) is not int or every_steps < 1:
             raise ValueError(f"StepHistory: every_steps = {every_steps!r}: must be a whole number, at least 1")
-        self.path, self.every_steps = Path(path), every_steps
+        self.path, self.every_steps, self._clock = Path(path), every_steps, StepClock()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         resumed = self._resumed is not None
@@ -62,21 +62,18 @@ class StepHistory(EpochLogs):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        self._last: float | None = None
+        self._clock.begin_epoch()
 
     def on_train_batch_begin(self, step: int, logs: Logs | None = None) -> None:
-        if self._last is None:  # not at the epoch's begin: other callbacks may be busy with the one before
-            self._last = time.perf_counter()
+        self._clock.begin_step()
         self._rate = learning_rate(self.model)
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
-        now, state, metrics = time.perf_counter(), self.state, plain_numbers(logs)
+        state, steps = self.state, self.params.get("steps")
+        state.seconds += self._clock.end_step()
         state.step += 1
         state.batches += 1
-        state.loss += float(metrics["batch_loss"] if "batch_loss" in metrics else metrics["loss"])
-        state.seconds += now - (self._last or now)
-        self._last = now
-        steps = self.params.get("steps")
+        state.loss += batch_loss(logs)
         if state.batches >= self.every_steps or step + 1 == steps:
             self._write(step, steps)
 

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 
 from callbacks.checkpoint import Checkpoint
-from callbacks.epoch_logs import EpochLogs, Logs, plain_numbers
+from callbacks.epoch_logs import EpochLogs, Logs, batch_loss, plain_numbers
 from callbacks.paddle_model import learning_rate, optimizer
 from callbacks.processes import agreed
 from callbacks.scaled_rate import scale_rate
@@ -51,9 +51,8 @@ class TerminateOnNaN(EpochLogs):
         self._rate = learning_rate(self.model)
 
     def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
-        state, metrics = self.state, plain_numbers(logs)
+        state, loss = self.state, batch_loss(logs)
         state.step += 1
-        loss = float(metrics["batch_loss"] if "batch_loss" in metrics else metrics["loss"])
         if self._is_bad(loss):
             self._give_up_or_go_back(
                 f"the loss is {loss} at step {state.step}, learning rate {self._rate:.4g}, "

@@ -82,7 +82,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
 def test_the_time_of_an_epoch_is_that_of_its_steps(monkeypatch):
     """Other callbacks that are busy between epochs do not count."""
     clock = iter(range(1000))
-    monkeypatch.setattr("callbacks.history.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("callbacks.step_clock.time.perf_counter", lambda: float(next(clock)))
 
     class Busy(Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -42,7 +42,7 @@ def test_rate_and_throughput_are_among_the_logs(stock):
 def test_throughput_is_that_of_the_epochs_steps_alone(monkeypatch, stock):
     """Neither evaluations nor callbacks that are busy between epochs count."""
     clock = [0.0]
-    monkeypatch.setattr("callbacks.learning_rate_logger.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("callbacks.step_clock.time.perf_counter", lambda: clock[0])
 
     def wait(seconds):
         clock[0] += seconds
