@@ -32,21 +32,17 @@ AGAINST = (Against("epoch", "epoch"), Against("step", "training step"), Against(
 
 @dataclass(frozen=True)
 class Measure:
-    """What is drawn: its keys in a record, with what to call each, and its name in words.
-
-    within: the keys that are drawn from records within the epochs, where a run has such.
-    """
+    """What is drawn: its keys in a record, with what to call each, and its name in words."""
 
     key: str
     title: str
     lines: tuple[tuple[str, str], ...]
-    within: tuple[str, ...] = ()
 
 
 MEASURES = (
-    Measure("loss", "loss", (("loss", "training"), ("eval_loss", "validation")), ("loss",)),
+    Measure("loss", "loss", (("loss", "training"), ("eval_loss", "validation"))),
     Measure("accuracy", "accuracy", (("acc", "training"), ("eval_acc", "validation"))),
-    Measure("rate", "learning rate", (("lr", ""),), ("lr",)),
+    Measure("rate", "learning rate", (("lr", ""),)),
     Measure("speed", "images a second", (("images_per_second", ""),)),
 )
 
@@ -59,12 +55,12 @@ class RunCourse:
     history: Sequence[dict[str, Any]]
     steps: Sequence[dict[str, Any]] = ()
 
-    def line(self, key: str, against: str, within: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def line(self, key: str, against: str) -> tuple[np.ndarray, np.ndarray]:
         """Where, and the values of `key` there: float64 [T] each, NaN where a record has no such number.
 
-        within: by the records within epochs, if there are any.
+        By the records within epochs where they have `key`, else by those of epochs.
         """
-        records = self.steps if within and self.steps else self.history
+        records = self.steps if any(key in record for record in self.steps) else self.history
         where = _column(records, against)
         return np.nancumsum(where) if against == "seconds" else where, _column(records, key)
 
@@ -96,7 +92,7 @@ def _lines(course: RunCourse, measure: Measure, against: Against, place: int | N
     """Those of one run. place: that of the run among several; None for the only one, whose lines differ in colour."""
     lines = []
     for key, kind in measure.lines:
-        where, values = course.line(key, against.key, key in measure.within)
+        where, values = course.line(key, against.key)
         if np.isfinite(values).any():
             dotted = kind == "training"
             look = mark(int(dotted) if place is None else place)
