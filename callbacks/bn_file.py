@@ -21,19 +21,17 @@ then one number for each of the `norms`. In Python:
 from __future__ import annotations
 
 import base64
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from callbacks.bn_layout import CHANGES, GRADIENTS, PROBED, SUMMARY, TENSORS, Layout
-from callbacks.durable import write_file
+from callbacks.line_file import LineFile, json_line
 
 _MOST_HEADER = 2**20  # bytes; ten thousand layers have fewer
 _PER_CHANNEL, _NORMS = (*TENSORS, *PROBED), (*CHANGES, *GRADIENTS)
@@ -71,51 +69,41 @@ class StatsFile:
     """Writes records of `layout` to `path`, each synced to the disk before the training goes on."""
 
     def __init__(self, path: Path, layout: Layout):
-        self.path, self.layout = path, layout
-        self._end = 0  # of the last whole record; what is behind it was cut short
+        self.path, self.layout, self._lines = path, layout, LineFile(path)
 
     def begin(self) -> None:
         """A file without records, in the place of any that was there."""
-        header = format_header(self.layout)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(self.path, header)
-        self._end = len(header)
+        self._lines.begin(format_header(self.layout))
 
     def go_on(self, records: int) -> int:
         """Cut off all but the first `records`; how many there are, fewer if the file had fewer.
 
         Raises ValueError for a file of something else, and OSError where there is none.
         """
-        with self.path.open("r+b") as file:
+        with self.path.open("rb") as file:
             if read_header(file, self.path) != self.layout:
                 raise ValueError(f"{self.path}, line 1: of other layers or other settings")
-            self._end, found = file.tell(), 0
+            end, found = file.tell(), 0
             for record in read_records(file, self.path, self.layout, most=records):
-                self._end, found = record.end, found + 1
-            file.truncate(self._end)
+                end, found = record.end, found + 1
+        self._lines.cut(end)
         return found
 
     def append(self, step: int, epoch: int, values: np.ndarray) -> None:
         """Write one record. Raises OSError; the next one then takes the place of what was written of it."""
         line = format_record(step, epoch, values)
-        with self.path.open("r+b") as file:
-            file.truncate(self._end)
-            file.seek(self._end)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())  # a checkpoint that counts this record must not outlive it
-        self._end += len(line)
+        self._lines.append(line, synced=True)  # a checkpoint that counts this record must not outlive it
 
 
 def format_header(layout: Layout) -> bytes:
     channels = {"channels": "summary", "summary": SUMMARY} if layout.summarised else {"channels": "all"}
     names = {"layers": layout.layers, "per_channel": layout.per_channel, "norms": layout.norms}
-    return _line({"format": "batch-norm statistics", "version": 1, **channels, **names})
+    return json_line({"format": "batch-norm statistics", "version": 1, **channels, **names})
 
 
 def format_record(step: int, epoch: int, values: np.ndarray) -> bytes:
     text = base64.b64encode(values.astype("<f4").tobytes()).decode()
-    return _line({"step": step, "epoch": epoch, "values": text})
+    return json_line({"step": step, "epoch": epoch, "values": text})
 
 
 def read_header(file: BinaryIO, path: Path) -> Layout:
@@ -160,10 +148,6 @@ def read_records(file: BinaryIO, path: Path, layout: Layout, most: int | None = 
 
 
 _LINE = TypeAdapter(_Line)
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value) + "\n").encode()
 
 
 def _known(names: list[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -125,12 +125,11 @@ class BatchNormStats(EpochLogs):
 
     def _begin(self) -> None:
         """A new file and its first record, also where the training has steps behind it that nobody has recorded."""
-        epoch, step = (self.params.get(f"initial_{unit}") or 0 for unit in ("epoch", "step"))
-        self.state.step = epoch * (self.params.get("steps") or 0) + step
+        self.state.step, epochs = self._course_before()
         if is_writer():
             values = self._measured()  # first: a probe that the network does not take leaves an earlier file alone
             self._file.begin()
-            self._write(epoch + (step > 0), values)
+            self._write(epochs, values)
 
     def _go_on(self) -> None:
         """Leave in the file what the checkpoint knows of."""

@@ -82,6 +82,11 @@ class EpochLogs(Callback):
         self._complete()
         self.training = False
 
+    def _course_before(self) -> tuple[int, int]:
+        """Batches that the training had before this `fit`, and epochs begun, for a callback that was not there then."""
+        epochs, batches = (self.params.get(f"initial_{unit}") or 0 for unit in ("epoch", "step"))
+        return epochs * (self.params.get("steps") or 0) + batches, epochs + (batches > 0)
+
     def _complete(self) -> None:
         if self._epoch is not None:
             record = sorted(self._record.items(), key=lambda item: item[0].startswith("eval_"))

@@ -13,6 +13,7 @@ from typing import Any
 from callbacks.bounded_file import read_bounded
 from callbacks.durable import write_file
 from callbacks.epoch_logs import EpochLogs, Logs
+from callbacks.line_file import LineFile, json_line
 from callbacks.paddle_model import learning_rate
 from callbacks.processes import is_writer
 from callbacks.step_clock import StepClock
@@ -45,6 +46,7 @@ class History(EpochLogs):
     def __init__(self, path: str | Path | None = None):
         super().__init__()
         self.path = Path(path) if path is not None else None
+        self._file = LineFile(self.path) if self.path is not None else None
         self.state, self._clock = self.State(), StepClock()
 
     @property
@@ -55,9 +57,8 @@ class History(EpochLogs):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
         self._first_step, self._torn = True, False
-        if self.path is not None and is_writer():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(self.path, "".join(map(_line, self.state.records)))
+        if self._file is not None and is_writer():
+            self._file.begin(self._lines())
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
@@ -85,23 +86,24 @@ class History(EpochLogs):
         full = {"epoch": epoch + 1, "step": state.step, **record, "lr": state.lr, **timing}
         state.records.append(full)
         state.seconds, state.timed_images, state.timed_seconds = 0.0, 0, 0.0
-        if self.path is not None and is_writer():
+        if self._file is not None and is_writer():
             try:
-                self._append(full)
+                self._append(self._file, full)
             except OSError as error:
                 self._torn = True
                 why = error.strerror or error
                 warnings.warn(f"{self.path}: epoch {epoch + 1} not written: {why}; training goes on", stacklevel=2)
 
-    def _append(self, record: dict[str, Any]) -> None:
-        assert self.path is not None
+    def _append(self, file: LineFile, record: dict[str, Any]) -> None:
         if self._torn:  # an earlier line is missing
-            write_file(self.path, "".join(map(_line, self.state.records)))
+            file.begin(self._lines())
             self._torn = False
         else:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(record))
-        write_file(self.path.with_suffix(".csv"), _table(self.state.records))
+            file.append(json_line(record))
+        write_file(file.path.with_suffix(".csv"), _table(self.state.records))
+
+    def _lines(self) -> bytes:
+        return b"".join(map(json_line, self.state.records))
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
@@ -123,10 +125,6 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: not a record")
         records.append(record)
     return records
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
 
 
 def _table(records: list[dict[str, Any]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from callbacks.checkpoint_folder import CheckpointError
-from callbacks.durable import write_file
 from callbacks.epoch_logs import EpochLogs, Logs, batch_loss
 from callbacks.history import read_history
+from callbacks.line_file import LineFile, json_line
 from callbacks.paddle_model import learning_rate
 from callbacks.processes import is_writer
 from callbacks.step_clock import StepClock
@@ -46,19 +45,16 @@ class StepHistory(EpochLogs):
         if type(every_steps) is not int or every_steps < 1:
             raise ValueError(f"StepHistory: every_steps = {every_steps!r}: must be a whole number, at least 1")
         self.path, self.every_steps, self._clock = Path(path), every_steps, StepClock()
+        self._file = LineFile(self.path)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         resumed = self._resumed is not None
         super().on_train_begin(logs)
         if not resumed:  # perhaps on a checkpoint of a training that did not record its steps
-            epochs, batches = (self.params.get(f"initial_{unit}") or 0 for unit in ("epoch", "step"))
-            self.state.step = epochs * (self.params.get("steps") or 0) + batches
+            self.state.step, _ = self._course_before()
         self._failed = False
         if is_writer():
-            earlier = b"".join(map(_line, self._earlier() if resumed else []))
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(self.path, earlier)
-            self._end = len(earlier)
+            self._file.begin(b"".join(map(json_line, self._earlier() if resumed else [])))
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
@@ -84,20 +80,12 @@ class StepHistory(EpochLogs):
         state.batches, state.loss, state.seconds = 0, 0.0, 0.0
         if is_writer():
             try:
-                self._append(_line(record))
+                self._file.append(json_line(record))
             except OSError as error:
                 if not self._failed:
                     why = error.strerror or error
                     warnings.warn(f"{self.path}: step {state.step} not recorded: {why}; training goes on", stacklevel=2)
                 self._failed = True
-
-    def _append(self, line: bytes) -> None:
-        """After the last whole line: what a failure left behind it goes."""
-        with self.path.open("r+b") as file:
-            file.truncate(self._end)
-            file.seek(self._end)
-            file.write(line)
-        self._end += len(line)
 
     def _epoch_number(self, step: int, steps: int) -> float:
         return (self._epoch or 0) + (step + 1) / steps
@@ -113,7 +101,3 @@ class StepHistory(EpochLogs):
         return [
             record for record in records if isinstance(record.get("step"), int) and record["step"] <= self.state.step
         ]
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"

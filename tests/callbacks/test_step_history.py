@@ -11,6 +11,7 @@ import pytest
 from toy import Stop, batches, toy_model
 
 from callbacks import Checkpoint, CheckpointError, LambdaCallback, StepHistory, read_history
+from callbacks.line_file import LineFile
 
 
 def fit(path, every_steps=2, epochs=2, data=None, model=None, others=(), **place):
@@ -116,7 +117,7 @@ def test_a_file_that_is_gone_begins_again_and_one_of_something_else_is_refused(t
 
 
 def test_a_full_disk_is_warned_of_once_and_the_file_is_whole_again_later(tmp_path, monkeypatch):
-    append, failing = StepHistory._append, [True, True]
+    append, failing = LineFile.append, [True, True]
 
     def fail_twice(self, line):
         if failing:
@@ -126,7 +127,7 @@ def test_a_full_disk_is_warned_of_once_and_the_file_is_whole_again_later(tmp_pat
             raise OSError(28, "No space left on device")
         append(self, line)
 
-    monkeypatch.setattr(StepHistory, "_append", fail_twice)
+    monkeypatch.setattr(LineFile, "append", fail_twice)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         fit(tmp_path / "steps.jsonl")
