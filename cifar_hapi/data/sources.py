@@ -18,7 +18,7 @@ from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.image_store import ImageStore
 from cifar_hapi.data.normalisation import IMAGENET, channel_statistics
 from cifar_hapi.data.split import stratified_split
-from cifar_hapi.data.synthetic import CLASS_NAMES, write_synthetic
+from cifar_hapi.data.synthetic import CLASS_NAMES, TRAIN, write_synthetic
 from cifar_hapi.errors import DataError
 from cifar_hapi.printable import escaped, is_fit_to_print
 from cifar_hapi.recipe import DataRecipe
@@ -130,7 +130,7 @@ def _place(recipe: DataRecipe) -> Path | None:
 
 
 def _read_synthetic(note: str) -> tuple[str, str, str, ImageSet, ImageSet]:
-    place = write_synthetic(cache_folder() / "synthetic")  # at once where it is there already
+    place = write_synthetic(cache_folder() / f"synthetic-{TRAIN}")  # at once where it is there already
     return "synthetic", str(place), note, *read_cifar(place, "cifar10")
 
 

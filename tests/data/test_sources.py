@@ -69,7 +69,7 @@ def test_auto_without_cifar_is_synthetic_and_says_why(places):
     data = open_data(DataRecipe(source="auto"))
     assert data.name == "synthetic" and data.train.class_names == CLASS_NAMES
     assert "can't be downloaded" in data.note and "no result here is a CIFAR result" in data.note
-    assert (len(data.train) + len(data.val), len(data.test)) == (10_000, 2_000)
+    assert (len(data.train) + len(data.val), len(data.test)) == (6_000, 2_000)
 
 
 def test_damaged_data_is_an_error_and_nothing_stands_in_for_it(places):
@@ -154,7 +154,7 @@ def test_names_that_command_a_terminal_are_refused_or_written_out(tmp_path):
 
 def test_the_synthetic_set_is_made_once(places):
     first = open_data(DataRecipe(source="synthetic"))
-    batch = places["cache"] / "synthetic" / "cifar-10-batches-py" / "data_batch_1"
+    batch = places["cache"] / "synthetic-6000" / "cifar-10-batches-py" / "data_batch_1"
     before = batch.stat().st_mtime_ns
     assert open_data(DataRecipe(source="synthetic")).identity() == first.identity()
     assert batch.stat().st_mtime_ns == before
