@@ -1,8 +1,8 @@
 """A recipe's whole training beside PyTorch's own run of the published one, on all of CIFAR-10: minutes and accuracy.
 
-    python -m benchmarks.speedrun --recipe speed94 --rounds 3
+    python -m benchmarks.speedrun --recipe speed94 --seeds 0 1 2
 
-Long: each round is one training of each, one after the other, and whoever was second begins the next. The clock runs
+Long: for each seed one training of each, one after the other, and whoever was second begins the next. The clock runs
 from the start of the process, images and network included, to the accuracy of all 10,000 test images by six views and
 by one. PyTorch's images are decoded before; cifar-hapi reads the archive, holds images out to validate, saves
 checkpoints and writes its report within its time. Results are kept in the folder --out as they come, the runs too.
@@ -38,7 +38,7 @@ Result = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="speed94")
-    parser.add_argument("--rounds", type=int, default=3, help="trainings of each, with seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings of each")
     parser.add_argument("--contenders", nargs="+", default=[HERE, TORCH], choices=(HERE, TORCH, TORCH_KEEPING))
     parser.add_argument("--torch-python", type=Path, default=TORCH_PYTHON, help="a Python that has PyTorch")
     parser.add_argument("--out", type=Path, default=Path("runs/speedrun"), help="results are kept and found there")
@@ -50,16 +50,16 @@ def main() -> None:
         arguments.contenders = [HERE]
     with tempfile.TemporaryDirectory() as folder:
         trainings = trainings_of(arguments, save_cifar(Path(folder) / "cifar10.npz"))
-        found = measure(trainings, arguments.rounds, arguments.out)
+        found = measure(trainings, arguments.seeds, arguments.out)
     text = f"{show(found, arguments.recipe)}\n\n{machine_line(versions())}"
     report(text, {"versions": versions(), "recipe": arguments.recipe, "results": found}, arguments.json)
 
 
-def measure(trainings: dict[str, Callable[[int], Result]], rounds: int, out: Path) -> dict[str, list[Result]]:
+def measure(trainings: dict[str, Callable[[int], Result]], seeds: list[int], out: Path) -> dict[str, list[Result]]:
     """The results of each contender by seed. Those that `out` has from an earlier start are not made again."""
     found: dict[str, list[Result]] = {who: [] for who in trainings}
-    for seed in range(rounds):
-        for who in list(trainings)[:: -1 if seed % 2 else 1]:
+    for turn, seed in enumerate(seeds):
+        for who in list(trainings)[:: -1 if turn % 2 else 1]:
             kept = out / f"{who.replace(', ', '-').replace(' ', '-')}-{seed}.json"
             if not kept.exists():
                 kept.write_text(json.dumps(trainings[who](seed)) + "\n", encoding="utf-8")

@@ -289,8 +289,8 @@ def test_a_speedrun_that_was_stopped_keeps_what_it_has_and_takes_turns_at_beginn
 
     out = tmp_path
     with pytest.raises(RuntimeError):
-        speedrun.measure({"cifar-hapi": training("here"), "PyTorch": training("torch", fails_at=1)}, 2, out)
-    found = speedrun.measure({"cifar-hapi": training("here"), "PyTorch": training("torch")}, 2, out)
+        speedrun.measure({"cifar-hapi": training("here"), "PyTorch": training("torch", fails_at=1)}, [0, 1], out)
+    found = speedrun.measure({"cifar-hapi": training("here"), "PyTorch": training("torch")}, [0, 1], out)
     assert begun == [("here", 0), ("torch", 0), ("torch", 1), ("torch", 1), ("here", 1)]
     assert [result["seconds"] for result in found["PyTorch"]] == [600, 601]
 
