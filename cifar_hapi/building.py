@@ -37,6 +37,7 @@ from cifar_hapi.networks.airbench import Airbench
 from cifar_hapi.optimizer import build_optimizer
 from cifar_hapi.recipe import Recipe
 from cifar_hapi.run import Run
+from cifar_hapi.run_clock import RunClock
 
 Loaders = tuple[BatchLoader, BatchLoader | None]
 
@@ -93,7 +94,7 @@ def declared_checkpoint(recipe: Recipe, path: Path) -> Checkpoint:
 
 
 def declared_callbacks(recipe: Recipe, run: Run, probe: np.ndarray | None) -> list[Callback]:
-    callbacks = [TerminateOnNaN(), History(run.path / "history.jsonl"), StepHistory(run.steps_path)]
+    callbacks = [TerminateOnNaN(), History(run.path / "history.jsonl"), StepHistory(run.steps_path), RunClock(run)]
     if recipe.averaging:
         callbacks.insert(0, ExponentialMovingAverage(recipe.averaging.decay, recipe.averaging.warm_up))
     if recipe.early_stopping:

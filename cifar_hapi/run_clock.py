@@ -1,0 +1,28 @@
+"""How long a run has taken, also when it is killed."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+from paddle.callbacks import Callback
+
+from callbacks.epoch_logs import Logs
+from cifar_hapi.run import Run
+
+
+class RunClock(Callback):
+    """Writes the seconds so far into run.json after each epoch: what a resume counts of a part that was killed."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self._run = run
+        self._before, self._begin = run.recorded("seconds", float) or 0.0, time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        seconds = self._before + time.perf_counter() - self._begin
+        try:
+            self._run.update(seconds=round(seconds, 1))
+        except OSError as error:
+            why = error.strerror or error
+            warnings.warn(f"run {self._run.path}: run.json not written: {why}; training goes on", stacklevel=2)
