@@ -48,7 +48,7 @@ assert not np.allclose(y.mean(axis=1), 0, atol=0.1)
 
 # %% [markdown]
 # The small number 1e-5, epsilon, keeps a feature that is the same in all samples from a division by 0. The last
-# feature was a hundred times as large as the others; after the layer it isn't any more.
+# feature was much larger than the others; after the layer it isn't any more.
 #
 # ## What the layer keeps
 #
