@@ -5,7 +5,8 @@
 Long: for each seed one training of each, one after the other, and whoever was second begins the next. The clock runs
 from the start of the process, images and network included, to the accuracy of all 10,000 test images by six views and
 by one. PyTorch's images are decoded before; cifar-hapi reads the archive, holds images out to validate, saves
-checkpoints and writes its report within its time. Results are kept in the folder --out as they come, the runs too.
+checkpoints and writes its report within its time. PyTorch is as installed; `--contenders` also knows it with glibc told
+to keep memory, as cifar-hapi does by itself. Results are kept in the folder --out as they come, the runs too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.contenders import KEEP_MEMORY, TORCH_PYTHON
 from benchmarks.tables import machine_line, markdown_table, report
 from benchmarks.timing import timed
 from benchmarks.worker import clean_environment, run_child, warn_if_busy
+from callbacks.durable import write_file
 from cifar_hapi.data.archives import find_cifar, read_cifar
 from cifar_hapi.engine import onednn_availability
 from cifar_hapi.runtime import data_folders, usable_cores, versions
@@ -41,10 +43,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings of each")
     parser.add_argument("--contenders", nargs="+", default=[HERE, TORCH], choices=(HERE, TORCH, TORCH_KEEPING))
     parser.add_argument("--torch-python", type=Path, default=TORCH_PYTHON, help="a Python that has PyTorch")
-    parser.add_argument("--out", type=Path, default=Path("runs/speedrun"), help="results are kept and found there")
+    parser.add_argument("--out", type=Path, default=Path("runs/speedrun"), help="where results are kept, by recipe")
     parser.add_argument("--json", action="store_true", help="print JSON, and the table on standard error")
     arguments = parser.parse_args()
     warn_if_busy()
+    arguments.out /= Path(arguments.recipe).stem
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.torch_python.exists():
         arguments.contenders = [HERE]
@@ -62,7 +65,7 @@ def measure(trainings: dict[str, Callable[[int], Result]], seeds: list[int], out
         for who in list(trainings)[:: -1 if turn % 2 else 1]:
             kept = out / f"{who.replace(', ', '-').replace(' ', '-')}-{seed}.json"
             if not kept.exists():
-                kept.write_text(json.dumps(trainings[who](seed)) + "\n", encoding="utf-8")
+                write_file(kept, json.dumps(trainings[who](seed)) + "\n")
             found[who].append(json.loads(kept.read_text(encoding="utf-8")))
     return found
 
@@ -110,7 +113,8 @@ def train_with_torch(python: Path, images: Path, seed: int, environment: dict[st
 
 
 def show(found: dict[str, list[Result]], recipe: str) -> str:
-    titles = {HERE: f"`{recipe}`", TORCH: "PyTorch, the published run", TORCH_KEEPING: "the same, glibc keeps memory"}
+    torch = "the published run in PyTorch"
+    titles = {HERE: f"`{recipe}`", TORCH: f"{torch} as installed", TORCH_KEEPING: f"{torch}, glibc keeps memory"}
     medians = {who: statistics.median(result["seconds"] for result in results) for who, results in found.items()}
     rows = [
         (

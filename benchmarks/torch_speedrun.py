@@ -39,22 +39,22 @@ def main() -> None:
         train, train_labels, test, test_labels = (
             torch.from_numpy(saved[name]) for name in ("train", "train_labels", "test", "test_labels")
         )
-    network = Network().to(memory_format=torch.channels_last)
+    network = Network(arguments.precision == "bfloat16").to(memory_format=torch.channels_last)
     network.whiten(normalised(train[:5000]))
     dtype = getattr(torch, arguments.precision)
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-        epoch_seconds = train_network(network, train, train_labels, arguments.epochs, dtype)
-        network.eval()
-        found = {"epoch_seconds": epoch_seconds, "train_seconds": time.perf_counter() - begin}
-        found |= {"plain": accuracy(network, test, test_labels, lambda images: network(images))}
-        found |= {"views": accuracy(network, test, test_labels, lambda images: six_views(network, images))}
+    epoch_seconds = train_network(network, train, train_labels, arguments.epochs, dtype)
+    network.eval()
+    found = {"epoch_seconds": epoch_seconds, "train_seconds": time.perf_counter() - begin}
+    found |= {"plain": accuracy(network, test, test_labels, lambda images: network(images))}
+    found |= {"views": accuracy(network, test, test_labels, lambda images: six_views(network, images))}
     found |= {"seconds": time.perf_counter() - begin, "torch": torch.__version__}
     print(json.dumps(found))
 
 
 class Network(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, bfloat16: bool) -> None:
         super().__init__()
+        self.bfloat16 = bfloat16
         self.whitening = nn.Conv2d(3, 24, 2)
         self.whitening.weight.requires_grad = False
         nn.init.zeros_(self.whitening.bias)
@@ -64,8 +64,10 @@ class Network(nn.Module):
             self.head.weight /= self.head.weight.std()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.groups(F.gelu(self.whitening(images)))
-        return self.head(maps.amax((2, 3))) / self.head.in_features
+        # Left after each pass: autocast keeps the weights that it has cast until then, whatever is learned meanwhile.
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            maps = self.groups(F.gelu(self.whitening(images)))
+            return self.head(maps.amax((2, 3))) / self.head.in_features
 
     def whiten(self, images: torch.Tensor) -> None:
         patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
