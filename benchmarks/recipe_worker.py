@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.paddle_worker import evaluation_step, training_step
 from benchmarks.pixels import labelled_images
 from benchmarks.worker import Step, serve
@@ -39,11 +41,11 @@ def prepare(run: Path, stock: bool) -> tuple[dict[str, Any], dict[str, Step]]:
     paddle.set_device("cpu")
     declared = Recipe.from_dict(json.loads(run.read_text(encoding="utf-8"))["recipe"])
     recipe = declared.with_overrides({"engine": "native" if stock else "auto", "data.val_fraction": 0.0})
-    data = pixels(2 * recipe.batch_size)
+    data = pixels(recipe.batch_size * max(2, -(-recipe.eval_batch_size // recipe.batch_size)))
     model, (training, _) = build_training(recipe, data)
     choice = use_declared_engine(model.network, recipe, "cpu")
     batches = [training.batch(0, step) for step in range(len(training))]
-    images, labels = (part[: recipe.eval_batch_size] for part in batches[0])
+    images, labels = (np.concatenate(parts)[: recipe.eval_batch_size] for parts in zip(*batches, strict=True))
     about = {"versions": versions(), "engine": choice.engine, "precision": choice.precision}
     about |= {"batch_size": recipe.batch_size, "eval_batch_size": len(images)}
     return about, {

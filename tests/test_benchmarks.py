@@ -313,12 +313,12 @@ def test_the_steps_of_a_recipe_are_compared_with_those_of_stock_paddle():
 
 @pytest.mark.parametrize("stock", [False, True])
 def test_a_recipe_is_measured_as_its_run_tells_it(tmp_path, stock):
-    changes = {"network.width": 4, "batch_size": 8, "eval_batch_size": 4}
+    changes = {"network.width": 4, "batch_size": 8, "eval_batch_size": 20}
     (tmp_path / "run.json").write_text(json.dumps({"recipe": Recipe.load("quick", changes).to_dict()}))
     options = ["--run", str(tmp_path / "run.json"), *(["--stock"] if stock else [])]
     with Worker([sys.executable, "-m", "benchmarks.recipe_worker", *options]) as worker:
         assert worker.about["engine"] in (("native",) if stock else ("native", "onednn"))
-        assert (worker.about["batch_size"], worker.about["eval_batch_size"]) == (8, 4)
+        assert (worker.about["batch_size"], worker.about["eval_batch_size"]) == (8, 20)
         assert all(min(worker.measure(work, 0.001)) > 0 for work in ("training", "evaluation"))
 
 

@@ -28,12 +28,21 @@ def drawn(monkeypatch, tmp_path):
     return run
 
 
+ROW = {  # of benchmarks.recipe_steps
+    "training": {"slowdown": 10.0},
+    "evaluation": {"here": 3600.0, "slowdown": 4.0},
+    "engine": "onednn",
+    "precision": "float32",
+}
+
+
 def result(folder, top1, epochs=2, views="plain", seconds=100.0, held_out=1000):
     folder.mkdir(parents=True)
     parts = {"test": {"images": 10_000, "sha256": ""}}
     if held_out:
         parts["val"] = {"images": held_out, "sha256": ""}
-    (folder / "run.json").write_text(json.dumps({"seconds": seconds, "data": {"parts": parts}}))
+    about = {"seconds": seconds, "data": {"parts": parts}, "engine": "onednn", "precision": "float32"}
+    (folder / "run.json").write_text(json.dumps(about))
     (folder / "evaluation.json").write_text(json.dumps({"top1": top1, "views": views}))
     records = [{"epoch": n, "seconds": 30.0, "acc": 0.4 + n / 10} for n in range(1, epochs + 1)]
     if held_out:
@@ -50,15 +59,13 @@ def test_the_time_of_stock_paddle_is_that_of_its_steps_and_evaluations_and_else_
     assert (found.seeds, found.test, found.held_out) == (2, 91.0, (60.0, 70.0))
     assert (found.training, found.whole, found.evaluated) == ((0.5, 1.0), pytest.approx(100 / 60), 72_000)
     # 60 s of training, 20 of evaluation, 20 of all else
-    row = {"training": {"slowdown": 10.0}, "evaluation": {"here": 3600.0, "slowdown": 4.0}}
-    training, whole = found.under(row)
+    training, whole = found.under(ROW)
     assert training == (5.0, 10.0) and whole == pytest.approx((600 + 80 + 20) / 60)
 
 
 def test_a_recipe_that_holds_no_images_out_has_its_dots_alone(drawn, tmp_path):
     result(tmp_path / "results" / "speed94-0", 0.94, views="flip_shift", held_out=0)
-    row = {"run": "speed94-0", "training": {"slowdown": 10.0}, "evaluation": {"here": 3600.0, "slowdown": 4.0}}
-    (tmp_path / "steps.json").write_text(json.dumps({"rows": [row]}))
+    (tmp_path / "steps.json").write_text(json.dumps({"rows": [{"run": "speed94-0", **ROW}]}))
     text = drawn("time_to_accuracy", "results", "steps.json", "picture.svg")
     assert {"speed94, 1 seed", "94.0 %, 6 views"} <= set(text)
 
@@ -67,13 +74,14 @@ def test_accuracy_by_time_says_seeds_views_and_what_is_extrapolated(drawn, tmp_p
     result(tmp_path / "results" / "quick-0", 0.9, views="flip_shift")
     result(tmp_path / "results" / "resnet20-0", 0.8)
     result(tmp_path / "results" / "resnet20-4-epochs", 0.1)  # none of train.py's
-    row = {"training": {"slowdown": 10.0}, "evaluation": {"here": 3600.0, "slowdown": 4.0}}
-    (tmp_path / "steps.json").write_text(
-        json.dumps({"rows": [{"run": "quick-0", **row}, {"run": "resnet20-0", **row}]})
-    )
+    rows = [{"run": "quick-0", **ROW}, {"run": "resnet20-0", **ROW}]
+    (tmp_path / "steps.json").write_text(json.dumps({"rows": rows}))
     text = drawn("time_to_accuracy", "results", "steps.json", "picture.svg")
     assert {"quick, 1 seed", "ResNet-20, 1 seed", "90.0 %, 6 views", "80.0 %"} <= set(text)
     assert "stock Paddle, extrapolated from measured steps" in text
+    (tmp_path / "steps.json").write_text(json.dumps({"rows": [row | {"precision": "bfloat16"} for row in rows]}))
+    with pytest.raises(SystemExit, match=r"measured with another precision than .*quick-0 was trained with"):
+        drawn("time_to_accuracy", "results", "steps.json", "picture.svg")
     (tmp_path / "steps.json").write_text(json.dumps({"rows": []}))
     with pytest.raises(SystemExit, match=r"nothing of quick; python -m benchmarks.recipe_steps .*quick-0"):
         drawn("time_to_accuracy", "results", "steps.json", "picture.svg")

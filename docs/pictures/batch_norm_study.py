@@ -15,19 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from paddle.callbacks import Callback
+from style import plt  # beside this file
 
 from callbacks import NonFiniteLoss
 from callbacks.paddle_model import norm_layers
 from cifar_hapi import Run, fit, load, recalibrate
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.sources import open_data
-
-mpl.use("svg")
-mpl.rcParams |= {"svg.hashsalt": "cifar-hapi", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
-
-from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 DEPTHS = (20, 32, 44)

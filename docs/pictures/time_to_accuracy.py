@@ -62,8 +62,17 @@ def main() -> None:
                 f"{speeds}: nothing of {name}; python -m benchmarks.recipe_steps {folders[0]} ... --json measures it"
             )
         if folders:
+            check_same_kind(folders, rows[name], speeds)
             drawn.append((course(label, list(map(read_run, folders))), rows[name]))
     draw(drawn, picture)
+
+
+def check_same_kind(folders: list[Path], row: dict[str, Any], speeds: Path) -> None:
+    """Ends this program unless the steps were measured as the runs were trained: another machine has other ratios."""
+    for folder in folders:
+        run = read_run(folder)
+        if differing := [key for key in ("engine", "precision") if run[key] != row[key]]:
+            sys.exit(f"{speeds}: measured with another {', '.join(differing)} than {folder} was trained with")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
