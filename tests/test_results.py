@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,14 @@ def test_one_of_a_recipe_that_has_changed_since_is_not_taken_for_the_same(train,
         train.make("tiny-0", train.Trained("resnet20"), seed=0)
 
 
+def test_one_of_another_version_is_told_to_be_moved_away(train, tmp_path):
+    (tmp_path / "runs" / "tiny-0").mkdir(parents=True)
+    then = Recipe.load("resnet20").to_dict() | {"of_another_version": 1}
+    (tmp_path / "runs" / "tiny-0" / "run.json").write_text(json.dumps({"recipe": then}))
+    with pytest.raises(SystemExit, match=r"tiny-0: trained by another version .*move it away"):
+        train.make("tiny-0", train.Trained("resnet20"), seed=0)
+
+
 def failing(code):
     def fail(*arguments):
         if "bad" in str(arguments):
@@ -105,9 +116,43 @@ def test_a_training_has_the_cores_that_the_caller_has(train, monkeypatch):
     started = []
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setitem(train.CALLERS, "OMP_NUM_THREADS", "7")
-    monkeypatch.setattr(subprocess, "run", lambda command, **options: started.append(options["env"]))
+    popen = subprocess.Popen
+
+    def noting(command, env):
+        started.append(env)
+        return popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr(subprocess, "Popen", noting)
     train.run_command("doctor")
     assert started[0]["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_that_is_told_to_end_is_waited_for(train, monkeypatch, number, code):
+    """SIGTERM reaches this program alone, Ctrl-C both: as from a terminal."""
+    popen, saving = (
+        subprocess.Popen,
+        """
+import os, signal, sys, time
+def save(number, frame):
+    time.sleep(1)  # longer than the quarter of a second that subprocess.run gives a child after Ctrl-C
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, save), signal.signal(signal.SIGINT, save)
+os.kill(os.getppid(), int(sys.argv[1]))
+if int(sys.argv[1]) == signal.SIGINT:
+    os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+""",
+    )
+
+    def child(command, env):
+        return popen([sys.executable, "-c", saving, str(int(number))])
+
+    monkeypatch.setattr(subprocess, "Popen", child)
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        train.run_command("train")
+    assert ended.value.returncode == code
 
 
 def test_a_name_that_is_no_result_is_refused(train, monkeypatch):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ CALLERS = dict(os.environ)  # before Paddle is imported, which sets OMP_NUM_THRE
 
 from publish import publish  # noqa: E402  beside this file
 
-from cifar_hapi import Recipe, Run  # noqa: E402
+from cifar_hapi import Recipe, RecipeError, Run  # noqa: E402
 from cifar_hapi.recipe import differing_keys, parse_override  # noqa: E402
 
 RUNS, RESULTS = Path("runs/results"), Path(__file__).parent
@@ -106,15 +107,32 @@ def check_same(folder: Path, trained: Trained, seed: int) -> None:
         return
     changes = dict(map(parse_override, trained.changes)) | {"data.source": DATA, "seed": seed}
     recipe = Recipe.load(trained.recipe, changes)
-    then = Recipe.from_dict(told(folder / "run.json")["recipe"])
+    try:
+        then = Recipe.from_dict(told(folder / "run.json")["recipe"])
+    except RecipeError as error:
+        sys.exit(f"{folder}: trained by another version ({error}); move it away to have it made anew")
     if differing := [key for key in differing_keys(recipe, then) if key not in ("name", "description", "data.dir")]:
         sys.exit(f"{folder}: trained with other {', '.join(differing)} than now; move it away to have it made anew")
 
 
 def run_command(*arguments: str) -> None:
-    """`cifar-hapi` with these arguments; CalledProcessError if it fails: what is there is kept."""
+    """`cifar-hapi` with these arguments; CalledProcessError if it fails: what is there is kept.
+
+    It has its time to save when it is told to end: by Ctrl-C, which it gets from the terminal, or by SIGTERM from here.
+    """
     print("cifar-hapi", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "cifar_hapi", *arguments], check=True, env=CALLERS)
+    with subprocess.Popen([sys.executable, "-m", "cifar_hapi", *arguments], env=CALLERS) as child:
+        before = {
+            signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
+        }
+        try:
+            code = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if code:
+        raise subprocess.CalledProcessError(code, child.args)
 
 
 def told(file: Path) -> Any:
