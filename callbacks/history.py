@@ -112,10 +112,10 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     Raises ValueError naming the file and line for anything else that isn't a record, and naming the file where it has
     more than 64 MiB, which are a hundred thousand records.
     """
-    lines = read_bounded(Path(path), _MOST_BYTES).decode("utf-8").splitlines(keepends=True)
+    lines = read_bounded(Path(path), _MOST_BYTES).splitlines(keepends=True)
     records = []
     for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
+        if not line.endswith(b"\n"):
             break
         try:
             record = json.loads(line)

@@ -52,7 +52,8 @@ class StepHistory(EpochLogs):
         super().on_train_begin(logs)
         if not resumed:  # perhaps on a checkpoint of a training that did not record its steps
             self.state.step, _ = self._course_before()
-        self._failed = False
+        self._failed, self._rate = False, learning_rate(self.model)
+        self._batch = (self.params.get("initial_step") or 0) - 1
         if is_writer():
             self._file.begin(b"".join(map(json_line, self._earlier() if resumed else [])))
 
@@ -70,12 +71,19 @@ class StepHistory(EpochLogs):
         state.step += 1
         state.batches += 1
         state.loss += batch_loss(logs)
+        self._batch = step
         if state.batches >= self.every_steps or step + 1 == steps:
-            self._write(step, steps)
+            self._write()
 
-    def _write(self, step: int, steps: int | None) -> None:
-        state = self.state
-        record = {"step": state.step} | ({"epoch": round(self._epoch_number(step, steps), 6)} if steps else {})
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if self.state.batches:  # the epoch was shorter than could be told
+            self._write()
+        super().on_epoch_end(epoch, logs)
+
+    def _write(self) -> None:
+        state, steps = self.state, self.params.get("steps")
+        record = {"step": state.step}
+        record |= {"epoch": round((self._epoch or 0) + (self._batch + 1) / steps, 6)} if steps else {}
         record |= {"loss": state.loss / state.batches, "lr": self._rate, "seconds": round(state.seconds, 4)}
         state.batches, state.loss, state.seconds = 0, 0.0, 0.0
         if is_writer():
@@ -87,9 +95,6 @@ class StepHistory(EpochLogs):
                     warnings.warn(f"{self.path}: step {state.step} not recorded: {why}; training goes on", stacklevel=2)
                 self._failed = True
 
-    def _epoch_number(self, step: int, steps: int) -> float:
-        return (self._epoch or 0) + (step + 1) / steps
-
     def _earlier(self) -> list[dict[str, Any]]:
         """The records up to the step that training goes on from."""
         try:
@@ -98,6 +103,8 @@ class StepHistory(EpochLogs):
             return []
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{error}; to go on, remove {self.path}") from None
-        return [
-            record for record in records if isinstance(record.get("step"), int) and record["step"] <= self.state.step
-        ]
+        for number, record in enumerate(records, 1):
+            if type(record.get("step")) is not int:
+                where = f"{self.path}, line {number}"
+                raise CheckpointError(f"{where}: not a record of steps; to go on, remove {self.path}")
+        return [record for record in records if record["step"] <= self.state.step]

@@ -79,6 +79,12 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
         read_history(tmp_path / "h.jsonl")
 
 
+def test_a_line_that_is_no_utf8_is_named(tmp_path):
+    (tmp_path / "h.jsonl").write_bytes(b'{"epoch": 1}\n{"\xff": 2}\n')
+    with pytest.raises(ValueError, match=r"h\.jsonl, line 2: not a record"):
+        read_history(tmp_path / "h.jsonl")
+
+
 def test_the_time_of_an_epoch_is_that_of_its_steps(monkeypatch):
     """Other callbacks that are busy between epochs do not count."""
     clock = iter(range(1000))

@@ -61,7 +61,7 @@ def test_the_rate_is_that_of_the_last_step(tmp_path):
 def test_data_without_a_length_has_no_part_of_an_epoch(tmp_path):
     fit(tmp_path / "steps.jsonl", data=iter(batches()), epochs=1)
     records = read_history(tmp_path / "steps.jsonl")
-    assert [record["step"] for record in records] == [2] and "epoch" not in records[0]
+    assert [record["step"] for record in records] == [2, 3] and not any("epoch" in record for record in records)
 
 
 def go_on(folder, stop_after=None, every_steps=1):
@@ -110,10 +110,11 @@ def test_a_file_that_is_gone_begins_again_and_one_of_something_else_is_refused(t
     (tmp_path / "steps.jsonl").unlink()
     go_on(tmp_path, stop_after=3)
     assert steps(tmp_path / "steps.jsonl") == [10]
-    (tmp_path / "steps.jsonl").write_text("notes\n")
-    with pytest.raises(CheckpointError, match=r"steps\.jsonl, line 1: not a record; to go on, remove .*steps\.jsonl"):
-        go_on(tmp_path)
-    assert (tmp_path / "steps.jsonl").read_text() == "notes\n"
+    for other, said in (("notes\n", "not a record"), ('{"epoch": 1}\n', "not a record of steps")):
+        (tmp_path / "steps.jsonl").write_text(other)
+        with pytest.raises(CheckpointError, match=rf"steps\.jsonl, line 1: {said}; to go on, remove .*steps\.jsonl"):
+            go_on(tmp_path)
+        assert (tmp_path / "steps.jsonl").read_text() == other
 
 
 def test_a_full_disk_is_warned_of_once_and_the_file_is_whole_again_later(tmp_path, monkeypatch):
