@@ -13,7 +13,7 @@ from callbacks.watch import Watch
 from cifar_hapi.errors import RunError
 from cifar_hapi.loading import build_declared_network
 from cifar_hapi.recipe import differing_keys, value_at
-from cifar_hapi.recorded_evaluation import recorded_evaluation
+from cifar_hapi.recorded_evaluation import RecordedEvaluation, recorded_evaluation
 from cifar_hapi.run import Run
 from cifar_hapi.runtime import paddle_session
 
@@ -26,7 +26,7 @@ class Result:
 
     data: the set it was trained on; evaluated_on: that of its test images. best_validation, last_validation: accuracy
     on the validation images at the best epoch by `checkpoint.monitor`, and at the last. test, top5: over the `images`
-    test images, seen as `views` says. seconds: of the whole training. images_per_second: of its steps. parameters:
+    test images, seen as `views` says. seconds: of the training so far. images_per_second: of its steps. parameters:
     those that are trained. peak_memory: bytes of main memory.
     """
 
@@ -117,6 +117,9 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         notes.append("The runs were not tested on the same images: their accuracies cannot be compared.")
     if any(run.data.name == "synthetic" for run in runs):
         notes.append("synthetic: generated images, so no result on them is a CIFAR result.")
+    for run, found in zip(runs, evaluations, strict=True):
+        if found is not None and outdated(run, found):
+            notes.append(f"{run.path.name} has been trained on since step {found.step}, of which its test results are.")
     if len({str(_without_threads(run.manifest.get("machine"))) for run in runs}) > 1:
         notes.append("The runs were made on different machines: their times say little.")
     if len({run.manifest.get("processes", 1) for run in runs}) > 1:
@@ -125,15 +128,21 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
+def outdated(run: Run, evaluation: RecordedEvaluation) -> bool:
+    """Whether the run has gone on since its last weights were evaluated."""
+    steps = [record["step"] for record in run.history if _count(record.get("step")) is not None]
+    return evaluation.weights == "latest" and bool(steps) and evaluation.step < steps[-1]
+
+
 def _without_threads(machine: Any) -> Any:
     """What run.json says of the machine alone: several processes on it share out its cores."""
     return {key: value for key, value in machine.items() if key != "threads"} if isinstance(machine, dict) else machine
 
 
 def training_speed(history: Sequence[dict[str, Any]]) -> float | None:
-    """Images a second over all steps; 0 for a training of one, which prepares others, None where it is not recorded."""
+    """Images a second over all steps; None where it is recorded of none, or of first ones alone."""
     pairs = [(_number(record.get("seconds")), _number(record.get("images_per_second"))) for record in history]
-    known = [(seconds, speed) for seconds, speed in pairs if seconds and speed is not None]
+    known = [(seconds, speed) for seconds, speed in pairs if seconds and speed]
     seconds = sum(seconds for seconds, _ in known)
     return sum(seconds * speed for seconds, speed in known) / seconds if known else None
 

@@ -153,7 +153,7 @@ class ScheduleRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class CheckpointRecipe:
-    """When all is saved, and by which metric the best are told; without a validation split there are no best."""
+    """When all is saved, and by which metric the best are told; where it is not measured, there are no best."""
 
     every_epochs: Count = 1
     every_steps: Count | None = None

@@ -10,17 +10,28 @@ from paddle.callbacks import Callback
 from callbacks.epoch_logs import Logs
 from cifar_hapi.run import Run
 
+_EVERY_SECONDS = 60.0
+
 
 class RunClock(Callback):
-    """Writes the seconds so far into run.json after each epoch: what a resume counts of a part that was killed."""
+    """Writes the seconds so far into run.json, each minute and after each epoch: so a part that is killed counts."""
 
     def __init__(self, run: Run):
         super().__init__()
         self._run = run
         self._before, self._begin = run.recorded("seconds", float) or 0.0, time.perf_counter()
+        self._written = self._begin
+
+    def on_train_batch_end(self, step: int, logs: Logs | None = None) -> None:
+        if time.perf_counter() - self._written >= _EVERY_SECONDS:
+            self._write()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        seconds = self._before + time.perf_counter() - self._begin
+        self._write()
+
+    def _write(self) -> None:
+        self._written = time.perf_counter()
+        seconds = self._before + self._written - self._begin
         try:
             self._run.update(seconds=round(seconds, 1))
         except OSError as error:

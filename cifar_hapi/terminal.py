@@ -12,8 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.watch import Watch
-from cifar_hapi.comparison import training_speed
+from cifar_hapi.comparison import best_record, training_speed
 from cifar_hapi.data.sources import Data
 from cifar_hapi.piped import trimmed
 from cifar_hapi.prediction import Predictions
@@ -71,7 +70,7 @@ def summarise(out: Console, run: Run, report: str = "") -> None:
     history, evaluation, program = run.history, run.evaluation, _program()
     assert evaluation is not None, "fit() evaluates before it summarises"
     rows = [
-        ("epochs", _best_and_last(run.recipe, history)),
+        ("epochs", _best_and_last(run)),
         ("time", f"{run.manifest['seconds']:.0f} s in all{_speed(history)}"),
         ("files", str(run.path)),
         *([("report", report)] if report else []),
@@ -115,7 +114,7 @@ def headline(out: Console, evaluation: dict[str, Any]) -> None:
     if "without_views" in evaluation:
         plain, views = evaluation["without_views"]["top1"], IN_WORDS[evaluation["views"]]
         out.print(f"with test-time augmentation, {views}; {plain:.2%} without", style="bold")
-    kind = "the last weights" if evaluation["weights"] == "latest" else "the best weights by the validation images"
+    kind = "the last weights" if evaluation["weights"] == "latest" else "the best weights by checkpoint.monitor"
     out.print(f"top-5 {evaluation['top5']:.2%}, loss {evaluation['loss']:.4f}; on {evaluation['data']}, {kind}")
     _say(out, evaluation["note"])
 
@@ -151,13 +150,10 @@ def _begun_with(start: Start, classes: int) -> str:
     return f"{start.file}, by {start.names}'s names{new if start.head == 'replaced' else ''}"
 
 
-def _best_and_last(recipe: Recipe, history: list[dict[str, Any]]) -> str:
-    monitor, last = recipe.checkpoint.monitor, history[-1]
-    rated = [record for record in history if monitor in record]
-    if not rated:
-        return f"last {last['epoch']}; no validation images, so no best"
-    rising = Watch(monitor, recipe.checkpoint.mode).mode == "max"
-    best = (max if rising else min)(rated, key=lambda record: float(record[monitor]))
+def _best_and_last(run: Run) -> str:
+    monitor, last, best = run.recipe.checkpoint.monitor, run.history[-1], best_record(run)
+    if not best:
+        return f"last {last['epoch']}; {monitor} was not measured, so no best"
     return "; ".join(
         f"{kind} {record['epoch']} ({monitor} {record.get(monitor, float('nan')):.4f})"
         for kind, record in (("best", best), ("last", last))

@@ -95,6 +95,7 @@ def _train(training: Begun, callbacks: Sequence[Callback], talk: Console) -> Non
     if point.ended and point.planned == recipe.epochs:  # what was left is the evaluation
         run.model = load(run)
         return
+    run.update(stopped=None)  # of a run that is extended: it has not stopped now
     if point.step:
         due = f"step {point.batch + 1}" if point.batch < len(training.loaders[0]) else "its end"
         talk.print(f"{'resumed':9}after step {point.step}: epoch {point.epoch + 1}, {due} is next")

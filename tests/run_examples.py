@@ -121,7 +121,7 @@ def written_run(path, data_dir, source="cifar10", evaluated=True, answered=True,
     run = Run(path)
     if evaluated:
         labels, logits = data.test.labels, logits_of(data.test.labels, len(data.test.class_names))
-        about = {"data": data.name, "note": data.note}
+        about = {"data": data.name, "note": data.note, "step": 5 * epochs}
         found = evaluation(labels, logits, data.test.class_names, **about)
         run.save_evaluation(found)
         if answered:

@@ -11,9 +11,11 @@ from rich.console import Console
 
 from cifar_hapi import Run, RunError
 from cifar_hapi.cli import run_command
-from cifar_hapi.comparison import compare, result_of
+from cifar_hapi.comparison import compare, result_of, training_speed
 from cifar_hapi.comparison_table import show
 from cifar_hapi.loading import build_declared_network
+from cifar_hapi.recorded_evaluation import recorded_evaluation
+from cifar_hapi.report.run_facts import summary_facts
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,30 @@ def test_speeds_are_weighed_by_their_seconds(small_cifar, tmp_path):
     records = [{"seconds": 1, "images_per_second": 100}, {"seconds": 3, "images_per_second": 20}, {"seconds": "x"}]
     (run.path / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert result_of(run).images_per_second == pytest.approx((100 + 60) / 4)
+
+
+def test_a_speed_that_was_not_measured_is_none():
+    one_step = {"seconds": 3.0, "images_per_second": 0.0}  # the first of a process, which is not timed
+    assert training_speed([one_step]) is None
+    assert training_speed([one_step, {"seconds": 1.0, "images_per_second": 2000.0}]) == 2000
+
+
+def test_a_run_that_has_gone_on_since_its_evaluation_says_so(small_cifar, tmp_path):
+    run = examples.written_run(tmp_path / "gone-on", small_cifar, epochs=4)
+    assert compare([run]).notes == ()
+    run.save_evaluation(run.evaluation | {"step": 15})
+    assert compare([run]).notes == ("gone-on has been trained on since step 15, of which its test results are.",)
+    by = dict(summary_facts(run, recorded_evaluation(run)))[""]
+    assert "by the weights of step 15, since when it has been trained on;" in by
+    run.save_evaluation(run.evaluation | {"weights": "best"})
+    assert compare([run]).notes == ()
+
+
+def test_seconds_of_a_run_that_has_not_ended_are_called_so(small_cifar, tmp_path):
+    run = examples.written_run(tmp_path / "run", small_cifar)
+    assert dict(summary_facts(run, None))["time"].startswith("12 s in all;")
+    run.update(status="interrupted")
+    assert dict(summary_facts(run, None))["time"].startswith("12 s so far;")
 
 
 def test_of_runs_that_have_not_recorded_their_parameters_the_network_is_built(small_cifar, tmp_path):

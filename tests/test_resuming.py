@@ -18,7 +18,7 @@ from small_training import small_fit, write_small_cifar
 from test_cli import TINY_ARGUMENTS, program
 from toy import same_training
 
-from callbacks import History
+from callbacks.line_file import LineFile
 from cifar_hapi import DataError, RecipeError, Run, RunError
 
 AVERAGED = {"averaging.decay": 0.9, "early_stopping.patience": 1, "early_stopping.restore_best": True}
@@ -189,14 +189,15 @@ def test_early_stopping_without_validation_images_is_refused_before_training(sma
 
 
 def test_a_history_that_cannot_be_written_is_warned_of_and_whole_again_later(small_cifar, tmp_path, monkeypatch):
-    append, failing = History._append, [True]
+    append, failing = LineFile.append, [True]
 
-    def fail_once(self, record):
-        if failing.pop() if failing else False:
+    def fail_once(self, line, synced=False):
+        if self.path.name == "history.jsonl" and failing:
+            failing.pop()
             raise OSError(28, "No space left on device")
-        append(self, record)
+        append(self, line, synced)
 
-    monkeypatch.setattr(History, "_append", fail_once)
+    monkeypatch.setattr(LineFile, "append", fail_once)
     with pytest.warns(UserWarning, match=r"history.jsonl: epoch 1 not written: No space left on device"):
         run = small_fit(small_cifar, tmp_path / "run")
     assert [record["epoch"] for record in run.history] == [1, 2] and run.status == "finished"

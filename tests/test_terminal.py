@@ -31,7 +31,7 @@ def history(monitor, values):
         ("eval_loss", "auto", [0.1, 0.9, 0.5], "best 1 (eval_loss 0.1000); last 3 (eval_loss 0.5000)"),
         ("eval_acc", "min", [0.1, 0.9, 0.5], "best 1 (eval_acc 0.1000)"),
         ("eval_acc", "auto", [None, 0.9, None], "best 2 (eval_acc 0.9000)"),
-        ("eval_acc", "auto", [None, None], "last 2; no validation images, so no best"),
+        ("eval_acc", "auto", [None, None], "last 2; eval_acc was not measured, so no best"),
     ],
 )
 def test_the_best_epoch_is_that_of_the_metric_in_its_direction(monitor, mode, values, said):

@@ -58,16 +58,19 @@ class RunCourse:
     def line(self, key: str, against: str) -> tuple[np.ndarray, np.ndarray]:
         """Where, and the values of `key` there: float64 [T] each, NaN where a record has no such number.
 
-        By the records within epochs where they have `key`, else by those of epochs.
+        By the records within epochs where they have `key`, behind those of the epochs before them; else by epochs.
         """
-        records = self.steps if any(key in record for record in self.steps) else self.history
+        records = self.history
+        if any(key in record for record in self.steps):
+            begin = _number(self.steps[0].get("step"))
+            records = [*(record for record in records if _number(record.get("step")) < begin), *self.steps]
         where = _column(records, against)
         return np.nancumsum(where) if against == "seconds" else where, _column(records, key)
 
 
 def measures_of(courses: Sequence[RunCourse]) -> list[Measure]:
     """Those that some run has recorded."""
-    known = {key for course in courses for record in course.history for key in record}
+    known = {key for course in courses for record in (*course.history, *course.steps) for key in record}
     return [measure for measure in MEASURES if known & {key for key, _ in measure.lines}]
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from cifar_hapi.comparison import Comparison, Result, result_of
+from cifar_hapi.comparison import Comparison, Result, outdated, result_of
 from cifar_hapi.data.identity import DataIdentity
 from cifar_hapi.metrics import interval
 from cifar_hapi.recipe import Recipe, differing_keys, value_at
@@ -23,7 +23,7 @@ def summary_facts(run: Run, evaluation: RecordedEvaluation | None) -> Facts:
     result, recipe = result_of(run), run.recipe
     unfinished = "" if result.status == "finished" else f" ({result.status})"
     stopped = f"; stopped early: {run.manifest['stopped']}" if run.manifest.get("stopped") else ""
-    facts = _evaluation_facts(evaluation) if evaluation else []
+    facts = _evaluation_facts(evaluation, outdated(run, evaluation)) if evaluation else []
     memory = megabytes(result.peak_memory or 0)
     epochs = f"{result.epochs} of {recipe.epochs} epochs, {recipe.batch_size} images a step{stopped}"
     return [
@@ -97,9 +97,11 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:,.0f} MB"
 
 
-def _evaluation_facts(evaluation: RecordedEvaluation) -> Facts:
+def _evaluation_facts(evaluation: RecordedEvaluation, outdated: bool) -> Facts:
     low, high = interval(evaluation.top1, evaluation.images)
-    kind = "the last weights" if evaluation.weights == "latest" else "the best weights by the validation images"
+    kind = "the last weights" if evaluation.weights == "latest" else "the best weights by checkpoint.monitor"
+    if outdated:
+        kind = f"the weights of step {evaluation.step}, since when it has been trained on"
     where = f"{evaluation.data}{_generated(evaluation.data)}"
     facts = [
         ("test top-1", f"{evaluation.top1:.2%}: {evaluation.right:,} right of all {evaluation.images:,} images"),
@@ -129,9 +131,9 @@ def _moment(iso: Any) -> str:
 
 def _time(result: Result) -> str:
     if result.seconds is None:
-        return "not recorded: it has not ended"
+        return "not recorded yet"
     speed = "" if result.images_per_second is None else f"; {result.images_per_second:,.0f} images/s in training"
-    return f"{result.seconds:,.0f} s in all{speed}"
+    return f"{result.seconds:,.0f} s {'in all' if result.status == 'finished' else 'so far'}{speed}"
 
 
 def _share(value: float | None) -> str:

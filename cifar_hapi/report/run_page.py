@@ -76,7 +76,7 @@ class _Reported:
         else:
             try:
                 seen = answered_images(run, evaluation, data_dir, images)
-            except (DataError, RunError) as error:
+            except (DataError, RecipeError, RunError) as error:
                 missing.append(f"No test images are shown: {error}.")
         try:
             batch_norm = _batch_norm(run)

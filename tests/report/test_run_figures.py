@@ -106,6 +106,21 @@ def test_loss_and_rate_are_drawn_within_epochs_where_they_were_recorded(against,
     assert len(course_figures.course_figure([recorded], ACCURACY, against)["data"][0]["x"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("against", "expected"), [(EPOCH, [1, 1.4, 2]), (STEP, [5, 7, 10]), (SECONDS, [2.0, 3.2, 5.0])]
+)
+def test_a_run_that_recorded_its_steps_later_is_drawn_from_its_begin(against, expected):
+    """As one that an earlier version began: history.jsonl has its first epochs alone."""
+    later = [record for record in examples.steps() if record["step"] in (7, 9, 10)]
+    where, values = RunCourse("run", examples.history(2), later).line("loss", against.key)
+    assert (where[0], where[1], where[-1]) == pytest.approx(tuple(expected))
+    assert values[0] == examples.history(2)[0]["loss"] and len(values) == 4
+
+
+def test_a_run_in_its_first_epoch_has_a_picture():
+    assert course_figures.measures_of([RunCourse("run", [], examples.steps())]) == [LOSS, RATE]
+
+
 def test_epochs_without_an_evaluation_are_no_points():
     records = examples.history(4)
     for record in records[::2]:

@@ -294,6 +294,18 @@ def test_answers_are_not_asked_of_weights_that_have_gone_on(run, tmp_path):
     assert "has gone on since it was evaluated" in write_report(copy).read_text("utf-8")
 
 
+def test_an_engine_that_is_not_to_be_had_leaves_the_rest_of_the_page(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    (copy / "answers.safetensors").unlink()
+    reason = "engine = onednn: not to be had here"
+
+    def refuse(*arguments):
+        raise RecipeError(reason)
+
+    monkeypatch.setattr("cifar_hapi.report.answered_images.load_with_engine", refuse)
+    assert f"No test images are shown: {reason}." in written(copy)
+
+
 def test_generated_images_are_never_called_cifar(small_cifar, tmp_path):
     run = examples.called_generated(examples.written_run(tmp_path / "run", small_cifar))
     _, test = read_cifar(small_cifar, "cifar10")
