@@ -62,7 +62,9 @@ def _by(run: Run) -> str:
 def say_complete(out: Console, run: Run) -> None:
     """That there is nothing to resume, and what could be done."""
     stopped = f", stopped early: {run.manifest['stopped']}" if run.manifest.get("stopped") else ""
-    out.print(f"run {run.path} is complete: {len(run.history)} epochs{stopped}; more --epochs would extend it")
+    epochs = len(run.history)
+    count = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+    out.print(f"run {run.path} is complete: {count}{stopped}; more --epochs would extend it")
 
 
 def summarise(out: Console, run: Run, report: str = "") -> None:

@@ -92,7 +92,7 @@ def test_resume_begins_a_run_where_there_is_none(small_cifar, tmp_path):
 def test_a_complete_run_says_so_and_more_epochs_extend_it(small_cifar, tmp_path, capsys):
     first = small_fit(small_cifar, tmp_path / "run", epochs=1)
     again = small_fit(small_cifar, tmp_path / "run", epochs=1, resume=True, verbose=1)
-    assert f"run {first.path} is complete: 1 epochs" in capsys.readouterr().out
+    assert f"run {first.path} is complete: 1 epoch;" in capsys.readouterr().out
     assert again.manifest == first.manifest and again.model is not None
     longer = small_fit(small_cifar, tmp_path / "run", epochs=3, resume=True)
     assert [record["epoch"] for record in longer.history] == [1, 2, 3] and longer.recipe.epochs == 3

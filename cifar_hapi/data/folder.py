@@ -40,9 +40,9 @@ def read_image_folder(
     testing: at least one image, and never all; a class of one image is for training alone. The split depends
     on the file names, not on the order in which the file system lists them.
 
-    Unreadable images are left out and named in the result. Raises DataError where there are no classes, where
-    a class has no readable image, and where a test class is not a training class; RecipeError for a
-    `test_fraction` outside (0, 1).
+    Unreadable images are left out and named in the result. Raises DataError where there are fewer than two
+    classes, where a class has no readable image, and where a test class is not a training class;
+    RecipeError for a `test_fraction` outside (0, 1).
     """
     if not 0 < test_fraction < 1:
         raise RecipeError(f"test_fraction is {test_fraction}; it must lie between 0 and 1")
@@ -107,6 +107,11 @@ def _listed(folder: Path, class_names: tuple[str, ...] | None = None) -> Listing
             raise DataError(f"{path}: holds no image files, so the class is empty; add images or remove the folder")
         paths += found
         labels += [class_names.index(path.name)] * len(found)
+    if len(class_names) == 1:
+        raise DataError(
+            f"{folder}: holds one class folder, {class_names[0]!r}, and there is nothing to tell it from; "
+            f"expected {folder}/<class>/<image files> for two classes or more"
+        )
     return Listing(tuple(paths), np.array(labels, np.int64), class_names)
 
 

@@ -96,8 +96,8 @@ def _check_shapes(
     expected = {naming.name(name): _theirs(shape, naming) for name, shape in state.items()}
     if differences := shape_differences(expected, dict(sorted(found.items())), most=_NAMED):
         raise DataError(
-            f"{weights.path}: its weights are of another network: {differences}; "
-            "network.name, width and stem must be those of the file"
+            f"{weights.path}: its weights are of another network, and network.name, width and stem must be those of "
+            f"the file: {differences}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_hapi.report.figure import Figure, Trace, axis, figure, line, spread
+from cifar_hapi.report.figure import Figure, Trace, axis, figure, legend_height, line, spread
 from cifar_hapi.report.palette import Mark, mark
 
 _MOST_MOMENTS = 2000  # epochs, or records within them, that are drawn
@@ -80,7 +80,7 @@ def course_figure(courses: Sequence[RunCourse], measure: Measure, against: Again
     every = [_lines(course, measure, against, None if alone else place) for place, course in enumerate(courses)]
     data = [trace for lines in every for trace in lines]
     named = len(data) if alone else len(courses)
-    top = 34 + 20 * -(-named // 2)  # for the legend
+    top = legend_height([trace["name"] for trace in data] if alone else [on_legend(course.name) for course in courses])
     sideways = axis(against.title, **_whole_epochs(courses, against))
     upwards = axis(measure.title, **_form(measure))
     return figure(data, 300 + top, top=top, xaxis=sideways, yaxis=upwards, showlegend=named > 1)

@@ -11,7 +11,7 @@ import numpy as np
 from cifar_hapi.metrics import interval
 from cifar_hapi.recorded_evaluation import RecordedEvaluation
 from cifar_hapi.report.course_figures import on_legend
-from cifar_hapi.report.figure import BLUE, GREY, MAP, Figure, Trace, axis, figure, line, on_axis
+from cifar_hapi.report.figure import BLUE, GREY, MAP, Figure, Trace, axis, figure, legend_height, line, on_axis
 from cifar_hapi.report.palette import mark
 
 MOST_CLASSES = 100
@@ -88,7 +88,7 @@ def class_dots(evaluations: Sequence[NamedEvaluation]) -> Figure:
             }
         )
     sideways = axis("accuracy", tickformat=".0%")
-    height, top = _rows(len(names)), 30 + 22 * -(-len(data) // 2)
+    height, top = _rows(len(names)), legend_height([on_legend(each.name) for each in evaluations])
     return figure(data, height + top, top=top, xaxis=sideways, yaxis=_class_axis(names), showlegend=True)
 
 
@@ -157,7 +157,7 @@ def reliability(evaluations: Sequence[NamedEvaluation]) -> Figure:
     sideways = axis("probability of the predicted class", tickformat=".0%", range=[0, 1], anchor="y2")
     upwards = axis("share that is right", tickformat=".0%", range=[0, 1.03], domain=[0.3, 1])
     below = axis("images", tickformat=".0%", domain=[0, 0.22], nticks=4)
-    top = 30 + 22 * -(-len(evaluations) // 2) if several else 20
+    top = legend_height([on_legend(each.name) for each in evaluations]) if several else 20
     return figure(data, 440, top=top, xaxis=sideways, yaxis=upwards, yaxis2=below, bargap=0.05, barmode="group")
 
 

@@ -20,13 +20,20 @@ BLUE, ORANGE, GREY = "#2B83C6", "#E69F00", "#888888"
 MAP = "Cividis"
 _NAME = 24  # characters of a layer's name on an axis
 _MOST_NAMES = 50
+_HALF_A_PHONE = 16  # characters that have room beside the mark of a legend's entry
 
 
 def figure(data: list[Trace], height: int, top: int = 50, **layout: Any) -> Figure:
     """Traces, and a layout with its legend above; `height` and `top`, the margin there, in pixels."""
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-    margin = {"l": 50, "r": 12, "t": top, "b": 45}
+    margin = {"l": 50, "r": 20, "t": top, "b": 45}  # on the right for half of the last tick's text
     return {"data": data, "layout": {"height": height, "margin": margin, "legend": legend, **layout}}
+
+
+def legend_height(names: Sequence[str]) -> int:
+    """Pixels that a legend of these names takes above a figure, below the row of buttons, on a phone."""
+    rows = -(-len(names) // 2) if max(map(len, names), default=0) <= _HALF_A_PHONE else len(names)
+    return 34 + 20 * rows
 
 
 def line(x: Any, y: Any, name: str, colour: str, dash: str = "solid", width: float = 2, **more: Any) -> Trace:

@@ -26,6 +26,7 @@ def main() -> None:
         axis.set_xlabel("epoch")
         axis.legend(frameon=False)
     axes[0].set_ylabel("error, %")
+    axes[0].set_title("lines: held-out images; dashed: training images; dots: all test images", loc="left", fontsize=8)
     figure.tight_layout()
     figure.savefig(picture, metadata={"Date": None})
 

@@ -51,7 +51,9 @@ plt.show()
 # %% [markdown]
 # The plain network of 44 layers can represent whatever the one of 20 layers does: its further layers would only
 # have to pass their input through. It doesn't find that. In the residual one the shortcuts carry the input
-# already, and the layers beside them learn what to add; its loss on the **training** images is the lower for it:
+# already, and the layers beside them learn what to add; its loss on the **training** images is the lower for it.
+# That residual networks get *better* with depth takes more images and epochs than these: that of 44 layers is about as
+# good as that of 20, and worse on held-out images. The plain one falls far behind.
 
 # %%
 final = {name: run.history[-1]["loss"] for name, run in runs.items()}

@@ -85,9 +85,10 @@ def test_the_order_of_the_file_system_does_not_matter(two_classes: Path, monkeyp
 
 @pytest.mark.parametrize(("fraction", "in_test"), [(0.01, 1), (0.99, 1), (0.5, 1)])
 def test_a_class_of_two_images_has_one_in_each_split(tmp_path: Path, fraction: float, in_test: int) -> None:
-    write_images(tmp_path / "cat", 2)
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 2)
     data = read_image_folder(tmp_path, test_fraction=fraction)
-    assert (len(data.train), len(data.test)) == (1, in_test)
+    assert (len(data.train), len(data.test)) == (2, 2 * in_test)
 
 
 def test_a_class_of_one_image_is_for_training(tmp_path: Path) -> None:
@@ -99,7 +100,8 @@ def test_a_class_of_one_image_is_for_training(tmp_path: Path) -> None:
 
 
 def test_classes_of_one_image_alone_are_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "cat", 1)
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 1)
     with pytest.raises(DataError, match="none is left for testing"):
         read_image_folder(tmp_path)
 
@@ -119,14 +121,15 @@ def test_unreadable_images_of_both_splits_are_named(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_images(tmp_path / split / "cat", 1)
         (tmp_path / split / "cat" / "a.png").write_bytes(b"garbage")
+    write_images(tmp_path / "train" / "dog", 1)
     unreadable = read_image_folder(tmp_path).unreadable
     assert unreadable == (tmp_path / "train" / "cat" / "a.png", tmp_path / "test" / "cat" / "a.png")
 
 
 def test_a_class_of_the_test_folder_alone_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "train" / "cat", 1)
-    write_images(tmp_path / "test" / "horse", 1)
-    with pytest.raises(DataError, match="no training images for horse; the classes are cat"):
+    for name in ("train/cat", "train/dog", "test/horse"):
+        write_images(tmp_path / name, 1)
+    with pytest.raises(DataError, match="no training images for horse; the classes are cat, dog"):
         read_image_folder(tmp_path)
 
 
@@ -188,12 +191,20 @@ def train_without_test(folder: Path) -> None:
     write_images(folder / "train" / "cat", 2)
 
 
+def one_class(data: Path) -> None:
+    write_images(data / "cat", 6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (no_folder, r"data: cannot be listed: No such file"),
         (nothing, r"data: holds no class folders"),
         (loose_images, r"data: holds no class folders"),
+        (
+            one_class,
+            r"data: holds one class folder, 'cat', and there is nothing to tell it from; expected .* two classes",
+        ),
         (an_empty_class, r"cat: holds no image files"),
         (a_class_of_garbage, r"cat: none of its 1 images can be read; the first: .*a\.png: not an image"),
         (train_without_test, r"train: holds no image files"),

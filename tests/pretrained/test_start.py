@@ -103,7 +103,7 @@ def test_every_name_that_is_missing_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda found: without(found, "bn1.weight"), "bn1.weight: none, here [4]; network.name, width and stem"),
+        (lambda found: without(found, "bn1.weight"), "stem must be those of the file: bn1.weight: none, here [4]"),
         (lambda found: without(found, "fc.weight"), "fc.weight: none, here [32, 7]"),
         (lambda found: without(found, "fc.bias"), "fc.bias: none, here [7]"),
         (named(extra=ONES), "extra: [4], here none"),

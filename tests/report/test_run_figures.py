@@ -15,6 +15,7 @@ from cifar_hapi.report import course_figures, evaluation_figures
 from cifar_hapi.report.course_figures import AGAINST, MEASURES, RunCourse
 from cifar_hapi.report.encoding import Arrays
 from cifar_hapi.report.evaluation_figures import MOST_CLASSES, NamedEvaluation
+from cifar_hapi.report.figure import legend_height
 
 EPOCH, STEP, SECONDS = AGAINST
 LOSS, ACCURACY, RATE, SPEED = MEASURES
@@ -153,6 +154,14 @@ def test_only_what_was_recorded_has_a_picture():
 def test_names_have_no_tags_and_long_ones_their_end():
     assert course_figures.on_legend("<b>&") == "&lt;b&gt;&amp;"
     assert course_figures.on_legend("x" * 50 + "end") == "…" + "x" * 28 + "end"
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"), [(["training", "validation"], 1), (["a", "b", "c"], 2), (["a", "resnet20-20260101-120000"], 2)]
+)
+def test_a_legend_has_room_on_a_phone(names, rows):
+    """Two short names stand beside each other there; buttons take what is above."""
+    assert legend_height(names) == 34 + 20 * rows
 
 
 def test_bars_are_accuracies_with_their_intervals_the_worst_on_top():

@@ -271,8 +271,12 @@ def test_a_run_that_was_not_trained_yet_has_a_page(driver, small_cifar, tmp_path
         tmp_path / "run", small_cifar, evaluated=False, manifest={"status": "running", "seconds": None}
     )
     (run.path / "history.jsonl").unlink()
+    steps = run.steps_path.rename(tmp_path / "steps.jsonl")
     browser.opened(driver, write_report(run))
     assert browser.complaints(driver) == [] and texts(driver, "h2.part") == ["Summary", "Recipe and origin"]
+    steps.rename(run.steps_path)  # in its first epoch
+    browser.opened(driver, write_report(run))
+    assert browser.complaints(driver) == [] and texts(driver, "h2.part") == ["Summary", "Training", "Recipe and origin"]
 
 
 def test_answers_that_are_missing_are_asked_for_once(run, tmp_path):
