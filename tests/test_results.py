@@ -131,25 +131,26 @@ def test_a_training_has_the_cores_that_the_caller_has(train, monkeypatch):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_training_that_is_told_to_end_is_waited_for(train, monkeypatch, number, code):
     """SIGTERM reaches this program alone, Ctrl-C both: as from a terminal."""
-    popen, saving = (
-        subprocess.Popen,
-        """
-import os, signal, sys, time
-def save(number, frame):
-    time.sleep(1)  # longer than the quarter of a second that subprocess.run gives a child after Ctrl-C
-    sys.exit(128 + number)
-signal.signal(signal.SIGTERM, save), signal.signal(signal.SIGINT, save)
+    saving = """
+import os, signal, sys
+told = {signal.SIGTERM, signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, told)
+sys.stdin.read()  # until it is waited for
 os.kill(os.getppid(), int(sys.argv[1]))
 if int(sys.argv[1]) == signal.SIGINT:
     os.kill(os.getpid(), signal.SIGINT)
-time.sleep(60)
-""",
-    )
+sys.exit(128 + signal.sigwait(told))
+"""
 
-    def child(command, env):
-        return popen([sys.executable, "-c", saving, str(int(number))])
+    class Child(subprocess.Popen):
+        def __init__(self, command, env):
+            super().__init__([sys.executable, "-c", saving, str(int(number))], stdin=subprocess.PIPE)
 
-    monkeypatch.setattr(subprocess, "Popen", child)
+        def wait(self, timeout=None):
+            self.stdin.close()
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Child)
     with pytest.raises(subprocess.CalledProcessError) as ended:
         train.run_command("train")
     assert ended.value.returncode == code
