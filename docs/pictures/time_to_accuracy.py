@@ -62,21 +62,21 @@ def main() -> None:
                 f"{speeds}: nothing of {name}; python -m benchmarks.recipe_steps {folders[0]} ... --json measures it"
             )
         if folders:
-            check_same_kind(folders, rows[name], speeds)
-            drawn.append((course(label, list(map(read_run, folders))), rows[name]))
+            runs = list(map(read_run, folders))
+            check_same_kind(runs, rows[name], f"{speeds}: row {rows[name]['run']}")
+            drawn.append((course(label, runs), rows[name]))
     draw(drawn, picture)
 
 
-def check_same_kind(folders: list[Path], row: dict[str, Any], speeds: Path) -> None:
+def check_same_kind(runs: list[dict[str, Any]], row: dict[str, Any], where: str) -> None:
     """Ends this program unless the steps were measured as the runs were trained: another machine has other ratios."""
-    for folder in folders:
-        run = read_run(folder)
+    for run in runs:
         if differing := [key for key in ("engine", "precision") if run[key] != row[key]]:
-            sys.exit(f"{speeds}: measured with another {', '.join(differing)} than {folder} was trained with")
+            sys.exit(f"{where}: measured with another {', '.join(differing)} than {run['folder']} was trained with")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {"folder": folder}
     run["evaluation"] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     run["history"] = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     return run
