@@ -43,7 +43,10 @@ class LostProcess(CifarHapiError):
     exit_code = 5
 
 
-def did_you_mean(wrong: object, known: Iterable[str]) -> str:
-    """The end of an error's text: the nearest of the `known` names, or nothing where none is near."""
+def did_you_mean(wrong: object, known: Iterable[str], section: str = "") -> str:
+    """The end of an error's text: the nearest of the `known` names, or nothing where none is near.
+
+    section: what stands before the name, as "optimizer.".
+    """
     near = get_close_matches(str(wrong), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {section}{near[0]}?" if near else ""

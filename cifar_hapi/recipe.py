@@ -66,12 +66,16 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class AugmentRecipe:
-    """How training images are varied; sizes in pixels."""
+    """How training images are varied; sizes in pixels. `small_size`: their side in the first `small_epochs`, when all
+    else is done; they cost as much less as they have fewer pixels, and later ones the network sees as they are.
+    """
 
     crop_padding: CountOrNone = 0
     padding_mode: Literal["reflect", "zero"] = "reflect"
     flip: Literal["random", "alternating", "none"] = "none"
     cutout: CountOrNone = 0
+    small_size: Count | None = None
+    small_epochs: CountOrNone = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -302,6 +306,24 @@ class Recipe:
                 f"must be at most data.image_size = {size}",
             ),
             (
+                "augment.small_size",
+                self.augment.small_size,
+                self.augment.small_size is None or self.augment.small_size < size,
+                f"must be below data.image_size = {size}",
+            ),
+            (
+                "augment.small_epochs",
+                self.augment.small_epochs,
+                (self.augment.small_epochs > 0) == (self.augment.small_size is not None),
+                f"goes with augment.small_size = {self.augment.small_size}: set both or none",
+            ),
+            (
+                "augment.small_epochs",
+                self.augment.small_epochs,
+                self.augment.small_epochs < epochs or not self.augment.small_epochs,
+                f"must be below epochs = {epochs}: the last are to see images as they are evaluated",
+            ),
+            (
                 "schedule.warmup_epochs",
                 self.schedule.warmup_epochs,
                 self.schedule.warmup_epochs < epochs or not self.schedule.warmup_epochs,
@@ -458,12 +480,20 @@ def _first_complaint(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
     if first["type"] == "unexpected_keyword_argument":
-        return f"{key} is not a key{did_you_mean(key, known_keys())}"
+        return f"{key} is not a key{_key_meant(key)}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     message = first["msg"][:1].lower() + first["msg"][1:]
     words = re.findall(r"'(\w+)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else ()
     return f"{key} = {first['input']!r}: {message}{did_you_mean(first['input'], words)}"
+
+
+def _key_meant(wrong: str) -> str:
+    """The end of an error's text: of the keys where the `wrong` one was looked for, the nearest or all."""
+    section, dot, name = wrong.rpartition(".")
+    names = [known for where, _, known in (key.rpartition(".") for key in known_keys()) if where == section]
+    every = f"; {section or 'a recipe'} has {', '.join(names)}" if names else ""
+    return did_you_mean(name, names, section + dot) or every
 
 
 def known_keys() -> list[str]:

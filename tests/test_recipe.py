@@ -52,6 +52,8 @@ def test_a_recipe_cannot_be_changed():
         ({"optimizer.lrr": 1}, "optimizer.lrr is not a key; did you mean optimizer.lr?"),
         ({"optimzer.lr": 1}, "optimzer is not a key; did you mean optimizer?"),
         ({"epoch": 3}, "epoch is not a key; did you mean epochs?"),
+        ({"checkpoint.zebra": 3}, "checkpoint.zebra is not a key; checkpoint has every_epochs, every_steps, "),
+        ({"zebra": 3}, "zebra is not a key; a recipe has name, "),
         ({"optimizer.lr": -0.1}, "optimizer.lr = -0.1: input should be greater than 0"),
         ({"optimizer.lr": "fast"}, "optimizer.lr = 'fast': input should be a valid number"),
         ({"optimizer.lr": float("nan")}, "optimizer.lr = nan: input should be a finite number"),
@@ -66,6 +68,19 @@ def test_a_recipe_cannot_be_changed():
         ({"augment.crop_padding": 32}, "augment.crop_padding = 32: must be below data.image_size = 32"),
         ({"augment.cutout": 33}, "augment.cutout = 33: must be at most data.image_size = 32"),
         ({"data.val_fraction": 1.0}, "data.val_fraction = 1.0: input should be less than 1"),
+        (
+            {"augment.small_size": 32, "augment.small_epochs": 1},
+            "augment.small_size = 32: must be below data.image_size",
+        ),
+        (
+            {"augment.small_epochs": 1},
+            "augment.small_epochs = 1: goes with augment.small_size = None: set both or none",
+        ),
+        ({"augment.small_size": 8}, "augment.small_epochs = 0: goes with augment.small_size = 8: set both or none"),
+        (
+            {"augment.small_size": 8, "augment.small_epochs": 9, "epochs": 9},
+            "augment.small_epochs = 9: must be below epochs = 9",
+        ),
         ({"network.num_classes": 1}, "network.num_classes = 1: input should be greater than or equal to 2"),
         ({"network.shortcut": "C"}, "network.shortcut = 'C': input should be 'A' or 'B'"),
         ({"schedule.milestones": [3, "x"]}, "schedule.milestones.1 = 'x': input should be a valid number"),

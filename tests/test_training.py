@@ -133,6 +133,14 @@ def test_the_first_layer_of_airbench_whitens_training_images_as_the_network_take
     np.testing.assert_allclose(model.network.whitening.weight.numpy(), expected, atol=1e-5)
 
 
+def test_the_first_epochs_train_on_small_images_and_validation_images_stay_whole(small_cifar):
+    small = {"augment.small_size": 16, "augment.small_epochs": 2, "network.width": 4}
+    recipe = Recipe.load("quick", {"data.source": "cifar10", "data.dir": str(small_cifar), **small})
+    _, (training, validation) = build_training(recipe, open_data(recipe.data, recipe.seed))
+    assert [training.batch(epoch, 0)[0].shape[2:] for epoch in range(4)] == [(16, 16)] * 2 + [(32, 32)] * 2
+    assert validation.batch(0, 0)[0].shape[2:] == (32, 32)
+
+
 def test_the_model_is_ready_to_go_on(run):
     before = weights_of(run.model)
     images = np.zeros((4, 3, 32, 32), "float32")

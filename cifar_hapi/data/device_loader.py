@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ class DeviceLoader(BatchLoader):
         self._labels = paddle.to_tensor(image_set.labels)
         self._centre = paddle.to_tensor(255 * np.asarray(self.mean, np.float32))
         self._scale = paddle.to_tensor(1 / (255 * np.asarray(self.std, np.float32)))
-        self._taps = self._resizing() if self.resized else None
+        self._taps = _tap_tensors(image_set.images.shape[1:3], self.sides) if self.resized else None
+        self._small_taps = _tap_tensors(self.sides, (self.small_size,) * 2) if self.small_size else None
         self._drawn: tuple[int, Any] | None = None
 
     def batch(self, epoch: int, step: int) -> Any:
@@ -62,6 +64,8 @@ class DeviceLoader(BatchLoader):
             fill=pixels.shape[0] - 1,
         )
         pixels = paddle.gather(pixels, places.flatten()).reshape([-1, height, width, pixels.shape[1]])
+        if self._small_taps and self._small_in(epoch):
+            pixels = _resized(pixels.astype("int32"), self._small_taps)
         images = (pixels.astype("float32") - self._centre) * self._scale
         if self.data_format == "NCHW":
             images = images.transpose([0, 3, 1, 2])
@@ -74,17 +78,8 @@ class DeviceLoader(BatchLoader):
         _, height, width, channels = self.image_set.images.shape
         lines = indices[:, None] * (height * width) + paddle.arange(height * width)
         images = paddle.gather(self._pixels, lines.flatten()).astype("int32").reshape([-1, height, width, channels])
-        across, down = self._taps
-        resized = _scaled(_scaled(images, across, axis=2), down, axis=1).astype("uint8").reshape([-1, channels])
+        resized = _resized(images, self._taps).astype("uint8").reshape([-1, channels])
         return paddle.concat([resized, self._pixels[-2:]]), paddle.arange(len(indices))
-
-    def _resizing(self) -> list[list[tuple[Any, Any]]]:
-        """What makes a line across and a line down, as tensors: places and weights of each tap."""
-        _, height, width, _ = self.image_set.images.shape
-        pairs = [
-            zip(*taps(before, after), strict=True) for before, after in zip((width, height), self.sides, strict=True)
-        ]
-        return [[(paddle.to_tensor(places), paddle.to_tensor(weights)) for places, weights in each] for each in pairs]
 
     def _epoch(self, epoch: int) -> Any:
         """What is drawn for all steps of an epoch, int64 [6, images]: indices, flips, windows and squares."""
@@ -96,6 +91,20 @@ class DeviceLoader(BatchLoader):
     def _step(self, epoch: int, step: int) -> np.ndarray:
         choices = self.choices(epoch, step)
         return np.concatenate([[self.indices(epoch, step), choices.flipped], choices.windows, choices.squares])
+
+
+_Taps = list[list[tuple[Any, Any]]]  # of a line down and a line across, as tensors: places and weights of each tap
+
+
+def _tap_tensors(before: Sequence[int], after: Sequence[int]) -> _Taps:
+    pairs = [zip(*taps(*sides), strict=True) for sides in zip(before, after, strict=True)]
+    return [[(paddle.to_tensor(places), paddle.to_tensor(weights)) for places, weights in each] for each in pairs]
+
+
+def _resized(images: Any, lines: _Taps) -> Any:
+    """As `resize.resize`, of int32 images."""
+    down, across = lines
+    return _scaled(_scaled(images, across, axis=2), down, axis=1)
 
 
 def _scaled(images: Any, line: list[tuple[Any, Any]], axis: int) -> Any:

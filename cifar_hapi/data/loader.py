@@ -27,8 +27,9 @@ class BatchLoader:
     Each iteration is one epoch, and the next iteration is the next epoch.
 
     image_size: side in pixels that the images of a batch are brought to (as `resize` does), before they are augmented;
-    None leaves them as they are. The set itself is never resized: 50,000 images of 224x224 take 7.5 GB. mean, std: one
-    number a channel, in units where pixels span [0, 1]. shuffle: a new order every epoch; else that of the set.
+    None leaves them as they are. The set itself is never resized: 50,000 images of 224x224 take 7.5 GB. small_size: the
+    side to which they are shrunk in the first `small_epochs` epochs, after they are augmented. mean, std: one number a
+    channel, in units where pixels span [0, 1]. shuffle: a new order every epoch; else that of the set.
     drop_last: leave out the last batch of an epoch where it is short. prefetch: how many batches one thread makes
     ahead; 0 makes them in line. Cutout is filled with the mean colour. rank, ranks: where so many processes share each
     batch, which of them this loader is for; it yields that part of what a single process would have, in the same order.
@@ -43,6 +44,8 @@ class BatchLoader:
         *,
         image_size: int | None = None,
         augmentation: Augmentation | None = None,
+        small_size: int | None = None,
+        small_epochs: int = 0,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
         shuffle: bool = False,
@@ -59,6 +62,8 @@ class BatchLoader:
         self.resized = image_size is not None and sides != (image_size, image_size)
         self.sides = sides if image_size is None else (image_size, image_size)
         self.augmentation = augmentation
+        self.small_size = small_size
+        self.small_epochs = small_epochs
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.shuffle = shuffle
@@ -97,6 +102,8 @@ class BatchLoader:
         """The batch of one step, both counted from 0; new arrays at each call."""
         indices = self._order(epoch)[self._share(step)]
         images = self._augmented(indices, epoch, step) if self.augmentation else self._gathered(indices)
+        if small := self._small_in(epoch):
+            images = resize(images, small)
         return normalise(images, self.mean, self.std, self.data_format), self.image_set.labels[indices]
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
@@ -120,6 +127,10 @@ class BatchLoader:
         if epoch and self._canvases:  # to make them takes as long as the padding of one epoch: not for a single one
             return self._canvases.augment(indices, choices, fill=self.fill)
         return augment(self._gathered(indices), choices, self.augmentation or Augmentation(), fill=self.fill)
+
+    def _small_in(self, epoch: int) -> int | None:
+        """The side to which images are shrunk in this epoch, None where they are not."""
+        return self.small_size if epoch < self.small_epochs else None
 
     def _gathered(self, indices: np.ndarray) -> np.ndarray:
         images = self.image_set.images.take(indices, axis=0)
@@ -189,6 +200,8 @@ class BatchLoader:
             raise RecipeError(f"data_format is {self.data_format!r}: it must be NCHW or NHWC")
         if min(self.sides) < 1:
             raise RecipeError(f"image_size is {self.sides[0]}: it must be 1 or more")
+        if self.small_size is not None and not 1 <= self.small_size < min(self.sides):
+            raise RecipeError(f"small_size is {self.small_size}: it must be 1 or more, and below {min(self.sides)}")
         if self.seed < 0 or self.prefetch < 0:
             raise RecipeError(f"seed is {self.seed}, prefetch {self.prefetch}: neither may be negative")
 

@@ -22,6 +22,8 @@ def training_loader(loader: Callable[..., BatchLoader], recipe: Recipe, data: Da
         data.train,
         recipe.batch_size,
         augmentation=augmentation,
+        small_size=recipe.augment.small_size,
+        small_epochs=recipe.augment.small_epochs,
         mean=data.mean,
         std=data.std,
         shuffle=True,

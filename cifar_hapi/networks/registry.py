@@ -125,7 +125,8 @@ def _check_options(name: str, network: Network, options: Mapping[str, Any]) -> N
     for key, value in options.items():
         if key not in network.options:
             known = ["num_classes", "width", "data_format", *network.options]
-            raise RecipeError(f"network.{key} = {value!r}: {name} has no such key{did_you_mean(key, known)}")
+            way_out = did_you_mean(key, known) or f"; it has {', '.join(known)}"
+            raise RecipeError(f"network.{key} = {value!r}: {name} has no such key{way_out}")
         _check_choice(key, value, network.options[key])
 
 

@@ -66,6 +66,16 @@ def test_a_rank_has_its_share_of_a_batch():
         assert_same_batch(device.batch(1, 1), host.batch(1, 1))
 
 
+@pytest.mark.parametrize("sides", [(6, 5), (8, 8)])
+def test_images_of_the_first_epochs_are_shrunk_as_on_the_host(sides):
+    options = {"augmentation": EVERYTHING, "shuffle": True, "small_size": 3, "small_epochs": 1, **CIFAR}
+    host, device = (cls(image_set(10, *sides), 5, **options) for cls in (BatchLoader, DeviceLoader))
+
+    for epoch, expected in enumerate([(3, 3), sides]):
+        assert host.batch(epoch, 1)[0].shape[2:] == expected
+        assert_same_batch(device.batch(epoch, 1), host.batch(epoch, 1))
+
+
 def test_an_iteration_is_that_of_the_host_loader_from_any_step_on():
     host, device = (
         cls(image_set(23), 4, augmentation=EVERYTHING, shuffle=True, drop_last=True, **CIFAR)

@@ -10,6 +10,7 @@ from cifar_hapi.data.augment import Augmentation, augment
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.normalisation import normalise
+from cifar_hapi.data.resize import resize
 from cifar_hapi.errors import DataError, RecipeError
 
 EVERYTHING = Augmentation(crop_padding=1, flip="random", cutout=2)
@@ -171,6 +172,22 @@ def test_mean_and_std_are_applied_to_each_channel_and_cutout_becomes_zero():
     np.testing.assert_allclose(plain.batch(0, 0)[0], expected, atol=1e-5)
 
 
+def test_images_of_the_first_epochs_are_shrunk_after_they_are_augmented_and_later_ones_are_not():
+    options = {"augmentation": EVERYTHING, "shuffle": True, "seed": 3, "data_format": "NHWC"}
+    whole, loader = (
+        BatchLoader(numbered(8), 8, **options),
+        BatchLoader(numbered(8), 8, small_size=2, small_epochs=2, **options),
+    )
+
+    for epoch in range(4):
+        (images, labels), (expected, expected_labels) = loader.batch(epoch, 0), whole.batch(epoch, 0)
+        if epoch < 2:
+            pixels = np.rint(255 * expected).astype(np.uint8)
+            expected = normalise(resize(pixels, 2), loader.mean, loader.std, "NHWC")
+        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
 def test_the_layouts_are_transposes_of_each_other():
     nchw, nhwc = (
         BatchLoader(numbered(9, 3, 5), 9, augmentation=EVERYTHING, data_format=name).batch(0, 0)[0]
@@ -247,6 +264,8 @@ def test_an_error_in_the_making_of_a_batch_surfaces_at_its_step(prefetch):
         ({"data_format": "CHWN"}, "data_format is 'CHWN'"),
         ({"seed": -1}, "seed is -1"),
         ({"prefetch": -1}, "prefetch -1"),
+        ({"small_size": 4}, "small_size is 4: it must be 1 or more, and below 4"),
+        ({"small_size": 0}, "small_size is 0"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(more, message):

@@ -30,7 +30,7 @@ def test_each_network_is_described_in_one_line():
         ({"name": "resnet20", "shortcuts": "A"}, "network.shortcuts = 'A': resnet20 has no such key; did"),
         ({"name": "resnet20", "shortcuts": "A"}, "did you mean shortcut?"),
         ({"name": "resnet20", "stem": "cifar"}, "resnet20 has no such key"),
-        ({"name": "plain20", "shortcut": "A"}, "plain20 has no such key"),
+        ({"name": "plain20", "shortcut": "A"}, "plain20 has no such key; it has num_classes, width, data_format"),
         ({"name": "resnet18", "stem": "mnist"}, "take 'cifar' or 'imagenet'"),
         ({"name": "airbench", "activation": "selu"}, "take 'relu' or 'gelu'"),
         ({"name": "resnet20", "activation": "gelu"}, "resnet20 has no such key"),
