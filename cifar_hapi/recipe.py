@@ -320,13 +320,13 @@ class Recipe:
             (
                 "augment.small_epochs",
                 self.augment.small_epochs,
-                self.augment.small_epochs < epochs or not self.augment.small_epochs,
+                self.augment.small_epochs < epochs,
                 f"must be below epochs = {epochs}: the last are to see images as they are evaluated",
             ),
             (
                 "schedule.warmup_epochs",
                 self.schedule.warmup_epochs,
-                self.schedule.warmup_epochs < epochs or not self.schedule.warmup_epochs,
+                self.schedule.warmup_epochs < epochs,
                 f"must be below epochs = {epochs}",
             ),
             (

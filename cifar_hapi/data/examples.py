@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_hapi.data.augment import Augmentation, augment
+from cifar_hapi.data.augment import augment
 from cifar_hapi.data.image_set import ImageSet
 from cifar_hapi.data.loader import BatchLoader
 from cifar_hapi.data.resize import resize
 from cifar_hapi.data.sources import Data, open_data
+from cifar_hapi.data.training_loader import declared_augmentation
 from cifar_hapi.recipe import Recipe
 
 
@@ -37,7 +38,7 @@ def choose_examples(
     """`count` training images of `source`, a class after the other and again, chosen by `seed`; all if there are fewer.
 
     augmented: as a network in training gets them, but for normalisation: in the size and by the `augment` section of
-    `recipe`. Raises RecipeError and DataError as `fit` does.
+    `recipe`, as in the epochs after those of small images. Raises RecipeError and DataError as `fit` does.
     """
     base = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     place = {"data.dir": str(data_dir)} if data_dir else {}
@@ -58,9 +59,7 @@ def _in_turn(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def _augmented(images: ImageSet, data: Data, recipe: Recipe, seed: int) -> ImageSet:
-    asked = recipe.augment
-    augmentation = Augmentation(asked.crop_padding, asked.padding_mode, asked.flip, asked.cutout)
-    size = recipe.data.image_size
+    augmentation, size = declared_augmentation(recipe), recipe.data.image_size
     loader = BatchLoader(
         images, len(images), image_size=size, augmentation=augmentation, mean=data.mean, seed=seed, std=data.std
     )
