@@ -16,7 +16,7 @@ OTHER_PADDLE := $(if $(filter gpu,$(DEVICE)),paddlepaddle,paddlepaddle-gpu)
 BENCH ?= loader process_settings optimizer loop checkpoint bn_stats growth training
 TORCH ?= torch==2.13.0+cpu
 INSTALLED_TORCH := .venv-torch/installed-$(subst =,-,$(TORCH))
-PACKAGING := setup.cfg setup.py pyproject.toml
+PACKAGING := setup.cfg setup.py pyproject.toml cifar_hapi/engine/winograd.c
 
 .PHONY: help train resume evaluate report serve test lint format smoke tutorial docs results audit dist bench bench-inference bench-scaling bench-serving bench-store clean
 .DEFAULT_GOAL := help

@@ -89,6 +89,17 @@ class Desc:
         self._set(handle, handle.pointer)
 
     @classmethod
+    def strided(cls, shape: Sequence[int], strides: Sequence[int]) -> Desc:
+        """Of float32; strides: for each axis, how many numbers lie from one of its elements to the next."""
+        desc = cls.__new__(cls)
+        desc.shape, desc.dtype, desc.tag = tuple(shape), "float32", f"strides {tuple(strides)}"
+        create = "dnnl_memory_desc_create_with_strides"
+        arguments = (len(shape), dims(shape), _DTYPES["float32"], dims(strides))
+        handle = _Handle(create, "dnnl_memory_desc_destroy", *arguments, what=f"{shape} {strides}")
+        desc._set(handle, handle.pointer)
+        return desc
+
+    @classmethod
     def chosen(cls, owner: PrimitiveDesc, query: int) -> Desc:
         """The layout that a primitive has chosen for one of its arguments; shape and type are the primitive's."""
         desc = cls.__new__(cls)
@@ -212,6 +223,12 @@ class PostOps:
     def add(self, summand: Desc) -> PostOps:
         return self._binary(_ADD, summand)
 
+    def add_to_result(self) -> PostOps:
+        """What was in the result's memory before."""
+        status = library().dnnl_post_ops_append_sum(self.pointer, c_float(1), 0, 0)
+        check(status, "post_ops_append_sum")
+        return self
+
     def apply(self, algorithm: int, alpha: float = 0) -> PostOps:
         """A function of a single number, by oneDNN's number for it."""
         status = library().dnnl_post_ops_append_eltwise(self.pointer, algorithm, c_float(alpha), c_float(0))
@@ -298,6 +315,14 @@ def _openmp_runtimes() -> tuple[Any, ...]:
     return (library(), ctypes.CDLL(str(path))) if path.is_file() else (library(),)
 
 
+@functools.cache
+def openmp() -> Any:
+    """The OpenMP that runs oneDNN's threads, so that code of ours runs on the same ones."""
+    runtime = _openmp_runtimes()[-1]
+    runtime.GOMP_parallel.argtypes, runtime.GOMP_parallel.restype = (c_void_p, c_void_p, c_uint, c_uint), None
+    return runtime
+
+
 _Dims = c_int64 * 12
 
 
@@ -310,6 +335,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "dnnl_engine_create": (_OUT, c_int, c_size_t),
     "dnnl_stream_create": (_OUT, c_void_p, c_uint),
     "dnnl_memory_desc_create_with_tag": (_OUT, c_int, _Dims, c_int, c_int),
+    "dnnl_memory_desc_create_with_strides": (_OUT, c_int, _Dims, c_int, _Dims),
     "dnnl_memory_desc_destroy": (c_void_p,),
     "dnnl_memory_create": (_OUT, c_void_p, c_void_p, c_void_p),
     "dnnl_memory_destroy": (c_void_p,),
@@ -327,6 +353,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "dnnl_post_ops_destroy": (c_void_p,),
     "dnnl_post_ops_append_binary": (c_void_p, c_int, c_void_p),
     "dnnl_post_ops_append_eltwise": (c_void_p, c_int, c_float, c_float),
+    "dnnl_post_ops_append_sum": (c_void_p, c_float, c_int, c_int),
+    "dnnl_matmul_primitive_desc_create": (_OUT, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
     "dnnl_convolution_forward_primitive_desc_create": (
         *(_OUT, c_void_p, c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p),
         *(_Dims, _Dims, _Dims, _Dims, c_void_p),

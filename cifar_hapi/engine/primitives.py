@@ -188,6 +188,16 @@ def pool_backward(window: Window, diff_src: Desc, diff_dst: Desc, hint: Primitiv
     )
 
 
+def matrix_product(src: Desc, weights: Desc, dst: Desc, add: bool = False) -> PrimitiveDesc:
+    """dst = src weights, or dst + src weights if asked to add: [B, M, N] of [B, M, K] and [B, K, N]."""
+    return PrimitiveDesc(
+        "dnnl_matmul_primitive_desc_create",
+        f"{src.shape} {weights.shape}",
+        *(engine(), src.pointer, weights.pointer, None, dst.pointer),
+        post=PostOps().add_to_result() if add else None,
+    )
+
+
 def reorder(src: Desc, dst: Desc) -> PrimitiveDesc:
     """Copy `src` to `dst`, whose layout and element type may differ."""
     what = f"{src.dtype} {src.shape} {src.tag} to {dst.dtype} {dst.tag}"

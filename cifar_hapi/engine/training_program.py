@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_hapi.engine import layers, primitives
+from cifar_hapi.engine import layers, primitives, winograd
 from cifar_hapi.engine.memory import Buffer, floats_at
 from cifar_hapi.engine.onednn import Desc, Dtype, Memory
 from cifar_hapi.engine.primitives import Convolution
@@ -30,6 +30,7 @@ from cifar_hapi.engine.program import (
     weights_desc,
 )
 from cifar_hapi.engine.trace import Operation, Trace
+from cifar_hapi.engine.winograd import WinogradConvolution
 
 Plan = Callable[[], None]  # lays out an operation's backward pass, once those of all later ones are
 
@@ -119,6 +120,11 @@ class TrainingProgram(Program):
         geometry = layers.convolution_geometry(layer)
         learns = self._learns(layer, "weight") or self._learns(layer, "bias")
         y = self._new(convolved(x.shape, channels, geometry), x.needs_gradient or learns, operation, replaceable=True)
+        saving = None
+        if layer.bias is None:
+            saving = winograd.convolution(x.desc, y.desc, geometry, self._pool, self._call)
+        if saving:
+            return y, self._winograd(saving, layer, x, y, learns)
         forward = fastest(kernels(layer, x.desc, y.desc, self._dtype), Convolution.forward, layer)
         weights = self._convolve(self._forward, layer, forward, x.data, y.data)
 
@@ -131,6 +137,19 @@ class TrainingProgram(Program):
             self._pool.give(gy)
 
         return y, plan
+
+    def _winograd(self, convolution: WinogradConvolution, layer: Any, x: Value, y: Value, learns: bool) -> Plan:
+        convolution.forward(self._forward, self._parameter(layer, "weight", weights_desc(layer)), x.data, y.data)
+
+        def plan() -> None:
+            gy, gx = self._gradient(y), self._pool.take(x.desc) if x.needs_gradient else None
+            found = self._parameter_gradient(layer, "weight", weights_desc(layer)) if learns else None
+            convolution.backward(self._backward, x.data, gy, gx, found)
+            self._pool.give(gy)
+            if gx:
+                self._add_gradient(x, gx)
+
+        return plan
 
     def _plan_weights(self, layer: Any, x: Value, y: Value, gy: Buffer) -> None:
         def made(convolution: Convolution) -> Any:
