@@ -87,11 +87,15 @@ esac
 """
 
 
+INSTALLED = ("setup.cfg", "setup.py", "pyproject.toml", "cifar_hapi/engine/winograd.c")
+
+
 @pytest.fixture
 def copy(tmp_path):
     """The Makefile in a folder of its own, with a Python that only pretends."""
-    for name in ("Makefile", "setup.cfg", "setup.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("Makefile", *INSTALLED):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
     return tmp_path
@@ -114,11 +118,12 @@ def test_an_install_happens_once_and_a_failed_one_does_not_count(copy):
     assert train(copy).returncode == 0 and installs(copy) == 2
 
 
-def test_new_requirements_are_installed(copy):
+@pytest.mark.parametrize("changed", INSTALLED)
+def test_what_is_installed_anew_when_it_changes(copy, changed):
     train(copy)
     stamp = copy / ".venv" / "installed-cpu"
     later = stamp.stat().st_mtime + 10
-    os.utime(copy / "setup.cfg", (later, later))
+    os.utime(copy / changed, (later, later))
     train(copy)
     assert installs(copy) == 2
 

@@ -44,12 +44,13 @@ def tree(tmp_path, monkeypatch):
     return tmp_path
 
 
-def check(tree, in_wheel, in_archive=(), rebuilt=None, rebuilt_text=""):
+def check(tree, in_wheel, in_archive=(), rebuilt=None, rebuilt_text="", compiled=True):
     """Run dist_contents.py on a wheel, one made of the source archive, and a source archive of such files."""
+    built = runpy.run_path(str(CONTENTS))["COMPILED"] if compiled else ()
     wheels = {"a.whl": in_wheel, "b.whl": in_wheel if rebuilt is None else rebuilt}
     for file, names in wheels.items():
         with zipfile.ZipFile(tree / file, "w") as wheel:
-            for name in (*names, "x.dist-info/METADATA"):
+            for name in (*names, *built, "x.dist-info/METADATA"):
                 wheel.writestr(name, rebuilt_text if file == "b.whl" else "")
     with tarfile.open(tree / "c.tar.gz", "w:gz") as archive:
         beside = runpy.run_path(str(CONTENTS))["BESIDE"]
@@ -66,6 +67,7 @@ def check(tree, in_wheel, in_archive=(), rebuilt=None, rebuilt_text=""):
         ({"in_wheel": PACKAGE}, ""),
         ({"in_wheel": (PACKAGE[0], PACKAGE[2])}, "a.whl: missing ['cifar_hapi/report/templates/page.html']"),
         ({"in_wheel": (*PACKAGE, "tests/toy.py")}, "a.whl: missing [], not expected ['tests/toy.py']"),
+        ({"in_wheel": PACKAGE, "compiled": False}, "a.whl: missing ['cifar_hapi/engine/_winograd.abi3.so']"),
         ({"in_wheel": PACKAGE, "rebuilt": PACKAGE[:2]}, "b.whl: missing ['callbacks/py.typed']"),
         ({"in_wheel": PACKAGE, "rebuilt_text": "other"}, "b.whl: missing ['callbacks/py.typed (00000000)', "),
         ({"in_wheel": PACKAGE, "in_archive": ("tests/toy.py",)}, "c.tar.gz: missing [], not expected ['tests/toy.py']"),
@@ -74,6 +76,7 @@ def check(tree, in_wheel, in_archive=(), rebuilt=None, rebuilt_text=""):
         "whole",
         "a template forgotten",
         "tests in the wheel",
+        "nothing was compiled",
         "the archive lacks a file",
         "the archive has another text",
         "tests in the archive",
