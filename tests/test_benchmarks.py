@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-from benchmarks import inference, recipe_steps, serving, speedrun, timing
+from benchmarks import inference, recipe_steps, serving, speedrun, timing, winograd
 from benchmarks.growth import growth
 from benchmarks.inference_worker import by_dygraph, by_inference, by_onnx
 from benchmarks.optimizer import measured_rows
@@ -24,6 +24,7 @@ from benchmarks.tables import markdown_table
 from benchmarks.timing import Spread, straight_line, take_turn, warm_up
 from benchmarks.training import check_same_work, figures, network_and_batch, show, with_ratios
 from benchmarks.worker import Unavailable, Worker, clean_environment, round_robin
+from cifar_hapi.engine import winograd as winograd_maps
 from cifar_hapi.networks import build_network
 from cifar_hapi.recipe import Recipe
 
@@ -408,3 +409,13 @@ def test_scaling_is_by_one_process():
 def test_two_processes_meet_at_ports_of_their_own():
     found = first_of_two()
     assert len({found["PADDLE_MASTER"], *found["PADDLE_TRAINER_ENDPOINTS"].split(",")}) == 3
+
+
+@pytest.mark.skipif(not winograd_maps.available(), reason="installed without a C compiler")
+@pytest.mark.parametrize(("channels", "taken"), [(32, "Winograd"), (16, "direct")])
+def test_convolutions_are_timed_both_ways_whichever_is_taken(channels, taken):
+    row = winograd.measure(16, channels, channels, 8, rounds=1)
+    cells = [cell.strip() for cell in winograd.show([row]).splitlines()[-1].strip("| ").split("|")]
+    assert cells[:2] == [f"16, {channels} to {channels}, 8x8", taken]
+    for way in ("direct", "winograd"):
+        assert row[f"{way} forward"] > 0 and row[f"{way} backward"] > 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import paddle
 
-from cifar_hapi.engine import execution, onednn
+from cifar_hapi.engine import execution, onednn, winograd
 from cifar_hapi.engine.self_check import disagreement
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.runtime import apply_settings
@@ -42,7 +42,7 @@ def onednn_availability(device: str = "cpu") -> Availability:
         return Availability(False, str(error))
     if different:
         return Availability(False, f"oneDNN {version} failed the self-check: {different}")
-    return Availability(True, f"oneDNN {version}", native_bfloat16=not _why_no_bfloat16())
+    return Availability(True, f"oneDNN {version}{_without_winograd()}", native_bfloat16=not _why_no_bfloat16())
 
 
 def use_engine(network: Any, engine: str, precision: str, device: str) -> EngineChoice:
@@ -90,6 +90,13 @@ def accelerate(network: paddle.nn.Layer, precision: str = "float32") -> EngineCh
         raise RecipeError(f"precision {precision!r}: expected 'float32' or 'bfloat16'")
     apply_settings()
     return use_engine(network, "auto", precision, str(paddle.get_device()))
+
+
+def _without_winograd() -> str:
+    """What float32 goes without; "" where the package was compiled as a whole."""
+    if winograd.available():
+        return ""
+    return " without Winograd convolutions: there was no C compiler when cifar-hapi was installed"
 
 
 def _unused(engine: str, allowed: str, device: str) -> str:

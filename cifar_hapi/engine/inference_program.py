@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from cifar_hapi.engine import layers, primitives
+from cifar_hapi.engine import layers, primitives, winograd
 from cifar_hapi.engine.memory import Buffer, BufferPool, floats_at
 from cifar_hapi.engine.onednn import Desc, Dtype, PostOps, PrimitiveDesc
 from cifar_hapi.engine.primitives import Activation, Convolution
@@ -28,8 +29,10 @@ from cifar_hapi.engine.program import (
     output_channels,
     padded,
     told_by_layer,
+    weights_desc,
 )
 from cifar_hapi.engine.trace import Operation, Trace
+from cifar_hapi.engine.winograd import WinogradConvolution
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Chain:
     summand: int | None
     activation: Activation | None
     output: int
+
+    @property
+    def bare(self) -> bool:
+        """Whether nothing follows the first operation."""
+        return self.norm is None and self.summand is None and self.activation is None
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -92,16 +100,17 @@ class InferenceProgram(Program):
             raise NoFastForm(None)  # Paddle would broadcast
         norm = _AffineNorm(chain.norm.layer, channels, self._pool) if chain.norm else None
         self._norms += [norm] if norm else []
+        if layer.bias is None and (norm or chain.bare):
+            saving = winograd.convolution(x.desc, z.desc, geometry, self._pool, self._call)
+            if saving:
+                self._winograd(saving, chain, norm, x, z, summand)
+                return z
 
         def made(convolution: Convolution) -> PrimitiveDesc:
             post = PostOps()
             if norm:
                 post.multiply(norm.factor.desc).add(norm.offset.desc)
-            if summand:
-                post.add(convolution.dst)
-            if chain.activation:
-                primitives.followed_by(chain.activation, post)
-            return convolution.forward(training=False, post=post)
+            return convolution.forward(training=False, post=_ended(post, chain, convolution.dst))
 
         forward = fastest(kernels(layer, x.desc, z.desc, self._dtype), made, layer)
         added = [self._laid_out(self._steps, summand, forward.dst)] if summand else []
@@ -110,6 +119,30 @@ class InferenceProgram(Program):
         for each in added:
             self._pool.give(each)
         return z
+
+    def _winograd(
+        self,
+        convolution: WinogradConvolution,
+        chain: Chain,
+        norm: _AffineNorm | None,
+        x: Buffer,
+        z: Buffer,
+        summand: Buffer | None,
+    ) -> None:
+        """The convolution of some images at a time, and what follows it, if anything, while they are in the cache."""
+        added = self._laid_out(self._steps, summand, z.desc.tag) if summand else None
+
+        def end(norm: _AffineNorm, start: int, stop: int) -> None:
+            images = z.part(start, stop)
+            post = _ended(PostOps().add(norm.offset.desc), chain, images.desc)
+            memories = {"src": images, "src1": norm.factor.memory, "dst": images, "post0": norm.offset.memory}
+            memories |= {"post1": added.part(start, stop)} if added else {}
+            self._call(self._steps, primitives.multiply(images.desc, norm.factor.desc, post), memories)
+
+        weights = self._parameter(chain.first.layer, "weight", weights_desc(chain.first.layer))
+        convolution.forward(self._steps, weights, x, z, partial(end, norm) if norm else None)
+        if added:
+            self._pool.give(added)
 
     def _norm(self, chain: Chain, y: Buffer) -> Buffer:
         layer, channels = chain.first.layer, Desc((y.desc.shape[1],), "float32", "a")
@@ -202,6 +235,13 @@ def _longer(chain: Chain, operation: Operation, summand: int | None = None) -> C
     if operation.kind == "add" and chain.summand is None:
         return replace(chain, summand=summand, activation=then, output=operation.output)
     return None
+
+
+def _ended(post: PostOps, chain: Chain, maps: Desc) -> PostOps:
+    """`post`, then what follows the batch norm of a chain: the summand, which is like `maps`, and the activation."""
+    if chain.summand is not None:
+        post.add(maps)
+    return primitives.followed_by(chain.activation, post) if chain.activation else post
 
 
 class _AffineNorm:

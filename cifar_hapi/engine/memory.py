@@ -38,6 +38,12 @@ class Buffer:
             return self.array.view(dtype).reshape(n, h, w, c)
         return self.array.view(dtype).reshape(n, c // _BLOCK, h, w, _BLOCK).transpose(0, 2, 3, 1, 4)
 
+    def part(self, start: int, stop: int) -> Memory:
+        """The images of a feature map from `start` up to `stop`, in their place."""
+        n, *rest = self.desc.shape
+        image = self.desc.size // n
+        return Memory(Desc((stop - start, *rest), self.desc.dtype, self.desc.tag), self.array[start * image :])
+
 
 class BufferPool:
     """Buffers by shape, type and layout; `take` one, and `give` it back when its last user is done."""

@@ -23,7 +23,7 @@ _DTYPES = {"bfloat16": 2, "float32": 3, "uint8": 6}
 _TAGS = {"any": 1, "a": 2, "ab": 3, "oihw": 5, "nchw": 5, "goihw": 6, "nhwc": 22, "blocked": 78}
 _STATUSES = {1: "out of memory", 2: "invalid arguments", 3: "unimplemented", 5: "runtime error"}
 _UNIMPLEMENTED = 3
-_ADD, _MULTIPLY = 0x1FFF0, 0x1FFF1
+ADD, MULTIPLY = 0x1FFF0, 0x1FFF1  # of two operands
 _WEIGHTS_MD, _DIFF_WEIGHTS_MD, _WORKSPACE_MD, _SCRATCHPAD_MD = 131, 132, 135, 136
 
 # What the arguments of primitives are called (dnnl_types.h).
@@ -218,10 +218,10 @@ class PostOps:
 
     def multiply(self, by: Desc) -> PostOps:
         """By something of the result's shape, or [1, C, 1, 1]."""
-        return self._binary(_MULTIPLY, by)
+        return self._binary(MULTIPLY, by)
 
     def add(self, summand: Desc) -> PostOps:
-        return self._binary(_ADD, summand)
+        return self._binary(ADD, summand)
 
     def add_to_result(self) -> PostOps:
         """What was in the result's memory before."""

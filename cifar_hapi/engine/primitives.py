@@ -7,10 +7,10 @@ from ctypes import c_float, c_uint, c_void_p
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cifar_hapi.engine.onednn import Desc, PostOps, PrimitiveDesc, Unimplemented, dims, engine
+from cifar_hapi.engine.onednn import ADD, MULTIPLY, Desc, PostOps, PrimitiveDesc, Unimplemented, dims, engine
 
 _FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD = 64, 96, 128
-_DIRECT, _RELU_BY_RESULT, _ADD = 1, 0x100, 0x1FFF0
+_DIRECT, _RELU_BY_RESULT = 1, 0x100
 Activation = Literal["relu", "gelu", "gelu, by tanh", "silu"]
 _ACTIVATIONS = {"relu": (0x20, 0), "gelu": (0x31, 0), "gelu, by tanh": (0x2B, 0), "silu": (0x2C, 1)}  # and their alpha
 _MOST_IN_VECTOR = 16  # float32 numbers, with AVX-512
@@ -113,11 +113,20 @@ def batch_norm_backward(
 
 def add(data: Desc, relu: bool = False) -> PrimitiveDesc:
     """dst = src + src1, then ReLU if asked; dst may be src."""
+    return _binary(ADD, data, data, followed_by("relu") if relu else None)
+
+
+def multiply(data: Desc, by: Desc, post: PostOps) -> PrimitiveDesc:
+    """dst = src * src1, of which the latter is [1, C, 1, 1], then `post`; dst may be src."""
+    return _binary(MULTIPLY, data, by, post)
+
+
+def _binary(algorithm: int, data: Desc, other: Desc, post: PostOps | None) -> PrimitiveDesc:
     return PrimitiveDesc(
         "dnnl_binary_primitive_desc_create",
         f"{data.dtype} {data.shape}",
-        *(engine(), _ADD, data.pointer, data.pointer, data.pointer),
-        post=followed_by("relu") if relu else None,
+        *(engine(), algorithm, data.pointer, other.pointer, data.pointer),
+        post=post,
     )
 
 

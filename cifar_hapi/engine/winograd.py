@@ -85,8 +85,13 @@ class WinogradConvolution:
         }
         self._turned = pool.keep(_floats(_PLANES * incoming * outgoing))
 
-    def forward(self, steps: list[Any], weights: Memory, x: Buffer, y: Buffer) -> None:
-        """Write the convolution of `x` to `y`. weights: as Paddle has them, [O, I, 3, 3]."""
+    def forward(
+        self, steps: list[Any], weights: Memory, x: Buffer, y: Buffer, end: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Write the convolution of `x` to `y`. weights: as Paddle has them, [O, I, 3, 3].
+
+        end: adds what follows on the images from one up to another, whose result is there by then.
+        """
         self._turn_weights(steps, weights)
         of_x, of_y = planes = self._take_planes()
         for start, stop in self._chunks:
@@ -99,6 +104,8 @@ class WinogradConvolution:
             }
             self._multiply(steps, products.forward, memories)
             steps.append(self._map("gather_output", y, of_y, start, stop))
+            if end:
+                end(start, stop)
         self._give_back(planes)
 
     def backward(self, steps: list[Any], x: Buffer, gy: Buffer, gx: Buffer | None, gradient: Memory | None) -> None:

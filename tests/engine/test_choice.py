@@ -10,7 +10,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from cifar_hapi.engine import choice, onednn, onednn_availability, self_check, use_engine
+from cifar_hapi.engine import choice, onednn, onednn_availability, self_check, use_engine, winograd
 from cifar_hapi.engine.execution import accelerated
 from cifar_hapi.errors import RecipeError
 
@@ -60,6 +60,12 @@ def test_a_lower_precision_that_is_allowed_and_not_used_has_a_reason(monkeypatch
     monkeypatch.setattr(onednn, "native_bfloat16", lambda: False)
     found = use_engine(network(), engine, allowed, device)
     assert found.precision == "float32" and found.why.partition("; ")[2] == (reason or "")
+
+
+@needs_onednn
+def test_what_was_not_compiled_is_told(monkeypatch):
+    monkeypatch.setattr(winograd, "available", lambda: False)
+    assert "there was no C compiler" in use_engine(network(), "auto", "float32", "cpu").why
 
 
 @needs_onednn

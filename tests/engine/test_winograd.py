@@ -16,6 +16,7 @@ from cifar_hapi.engine.memory import Buffer, BufferPool
 from cifar_hapi.engine.onednn import Call, Desc, Memory
 from cifar_hapi.engine.primitives import Geometry
 from cifar_hapi.engine.winograd import WinogradConvolution
+from cifar_hapi.networks.layers import ConvNorm, ResidualJoin
 from tests.engine_comparison import assert_agree, both, outcome
 
 compiled = pytest.mark.skipif(
@@ -144,6 +145,9 @@ def maps_run(monkeypatch):
 IMAGES = np.random.default_rng(1).standard_normal(FITTING[:2] + FITTING[3:]).astype("float32")
 
 
+MANY_IMAGES = np.random.default_rng(2).standard_normal((150, 32, 15, 15)).astype("float32")
+
+
 @compiled
 def test_a_training_step_of_a_network_goes_this_way_and_gives_what_paddle_gives(maps_run):
     native, fast = both(Network(), lambda network: outcome(network, IMAGES))
@@ -152,6 +156,44 @@ def test_a_training_step_of_a_network_goes_this_way_and_gives_what_paddle_gives(
         *("spread_input", "spread_gradient", "spread_weights"),
         *("gather_output", "gather_gradient", "gather_weights"),
     }
+
+
+class Residual(nn.Layer):
+    def __init__(self, activation):
+        super().__init__()
+        self.first, self.second = ConvNorm(32, 32, 3, activation=None), ConvNorm(32, 32, 3, activation=None)
+        self.activation, self.join = activation(), ResidualJoin()
+
+    def forward(self, x):
+        return self.join(self.second(self.activation(self.first(x))), x)
+
+
+def evaluated(network):
+    network.eval()
+    with paddle.no_grad():
+        return {"output": network(paddle.to_tensor(MANY_IMAGES)).numpy()}
+
+
+@compiled
+def test_an_evaluation_goes_this_way_where_nothing_follows_a_convolution_that_it_could_take_in(maps_run):
+    network = nn.Sequential(nn.Conv2D(32, 32, 3, padding=1, bias_attr=False), nn.MaxPool2D(2), nn.BatchNorm2D(32))
+    native, fast = both(network, evaluated)
+    assert_agree(fast, native, 1e-5)
+    assert "gather_output" in maps_run
+
+
+@compiled
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Identity])
+def test_an_evaluation_goes_this_way_with_all_that_follows_a_convolution(maps_run, activation):
+    network = Residual(activation)
+    for norm in (network.first.norm, network.second.norm):
+        norm._mean.set_value(paddle.linspace(-1, 1, 32))
+        norm._variance.set_value(paddle.linspace(0.5, 2, 32))
+        norm.bias.set_value(paddle.linspace(1, -1, 32))
+    native, fast = both(network, evaluated)
+    assert_agree(fast, native, 1e-5)
+    assert set(maps_run) == {"spread_input", "spread_weights", "gather_output"}
+    assert maps_run.count("gather_output") > 2  # more than a chunk of each
 
 
 @compiled
