@@ -120,11 +120,10 @@ class TrainingProgram(Program):
         geometry = layers.convolution_geometry(layer)
         learns = self._learns(layer, "weight") or self._learns(layer, "bias")
         y = self._new(convolved(x.shape, channels, geometry), x.needs_gradient or learns, operation, replaceable=True)
-        saving = None
         if layer.bias is None:
             saving = winograd.convolution(x.desc, y.desc, geometry, self._pool, self._call)
-        if saving:
-            return y, self._winograd(saving, layer, x, y, learns)
+            if saving:
+                return y, self._winograd(saving, layer, x, y, learns)
         forward = fastest(kernels(layer, x.desc, y.desc, self._dtype), Convolution.forward, layer)
         weights = self._convolve(self._forward, layer, forward, x.data, y.data)
 

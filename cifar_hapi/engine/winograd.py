@@ -29,7 +29,7 @@ _PLANES, _INNER, _LANES = 36, 4, 8  # as in winograd.c
 _GEOMETRY = Geometry((3, 3), before=(1, 1), after=(1, 1))
 _FEWEST_CHANNELS = 24
 _FEWEST_SQUARES = 64  # below which turning the weights costs more than is saved
-_LEAST_SAVED = 2  # as the ratio of multiplications; of maps of 5x5 pixels, say, half of the squares lies outside
+_LEAST_SAVED = 2  # as the ratio of multiplications; of maps of 5x5 pixels, say, most of the squares lies outside
 _LARGEST_SIDE = 128  # of a map whose gradient a thread adds up on its stack, 8 channels at a time
 _BYTES_FOR_A_THREAD = 2 << 20  # of planes, so that they are read again before they have left the cache
 _APART = 16  # floats between planes, without which all 36 would fall into the same lines of the cache
@@ -73,16 +73,14 @@ class WinogradConvolution:
     """
 
     def __init__(self, x: Desc, y: Desc, pool: BufferPool, add: Add):
-        self._x, self._y, self._pool, self._add = x, y, pool, add
+        self._pool, self._add = pool, add
         (n, incoming, height, width), outgoing = x.shape, y.shape[1]
-        self._channels, self._squares = (incoming, outgoing), _squares(height, width)
-        self._chunks = list(_chunks(n, self._squares, incoming, outgoing))
-        rows = max(stop - start for start, stop in self._chunks) * self._squares
-        self._strides = [rows * channels + _APART for channels in self._channels]
-        self._products = {
-            rows: _Products(rows, *self._channels, *self._strides)
-            for rows in {(stop - start) * self._squares for start, stop in self._chunks}
-        }
+        self._channels, squares = (incoming, outgoing), _squares(height, width)
+        chunks = list(_chunks(n, squares, incoming, outgoing))
+        counts = {stop - start for start, stop in chunks}
+        self._strides = [max(counts) * squares * channels + _APART for channels in self._channels]
+        made = {count: _Products(count * squares, *self._channels, *self._strides) for count in counts}
+        self._chunks = [(start, stop, made[stop - start]) for start, stop in chunks]
         self._turned = pool.keep(_floats(_PLANES * incoming * outgoing))
 
     def forward(
@@ -94,8 +92,7 @@ class WinogradConvolution:
         """
         self._turn_weights(steps, weights)
         of_x, of_y = planes = self._take_planes()
-        for start, stop in self._chunks:
-            products = self._products[(stop - start) * self._squares]
+        for start, stop, products in self._chunks:
             steps.append(self._map("spread_input", x, of_x, start, stop))
             memories = {
                 "src": (products.x, of_x),
@@ -112,8 +109,7 @@ class WinogradConvolution:
         """Write the gradients that are wanted, of the input to `gx`, and of the weights to `gradient`."""
         of_x, of_y = planes = self._take_planes()
         found = self._pool.take(self._turned.desc)
-        for start, stop in self._chunks:
-            products = self._products[(stop - start) * self._squares]
+        for start, stop, products in self._chunks:
             steps.append(self._map("spread_gradient", gy, of_y, start, stop))
             if gradient:
                 steps.append(self._map("spread_input", x, of_x, start, stop))
