@@ -105,7 +105,7 @@ def course(label: str, runs: list[dict[str, Any]]) -> Course:
 
 
 def draw(courses: list[tuple[Course, dict[str, Any]]], picture: Path) -> None:
-    figure, axis = plt.subplots(figsize=(8, 4.6))
+    figure, axis = plt.subplots(figsize=(8, 5))
     for (each, row), colour in zip(courses, COLOURS, strict=False):
         seeds = f"{each.seeds} seeds" if each.seeds > 1 else "1 seed"
         training, whole = each.under(row)
@@ -116,7 +116,7 @@ def draw(courses: list[tuple[Course, dict[str, Any]]], picture: Path) -> None:
         axis.plot(whole, each.test, "o", color=colour, fillstyle="none")
         views = "" if each.views == "plain" else f", {FORWARDS[each.views] - 1} views"
         axis.annotate(
-            f"{each.test:.1f} %{views}", (each.whole, each.test), (0, 7), textcoords="offset points", ha="center"
+            f"{each.test:.1f} %{views}", (each.whole, each.test), (8, 0), textcoords="offset points", va="center"
         )
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
@@ -127,8 +127,8 @@ def draw(courses: list[tuple[Course, dict[str, Any]]], picture: Path) -> None:
         loc="left",
         fontsize=8,
     )
-    axis.plot([], [], ":", color="#444444", label="stock Paddle, extrapolated from measured steps")
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.plot([], [], "o:", color="#444444", fillstyle="none", label="stock Paddle, extrapolated from measured steps")
+    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.3)
     figure.tight_layout()
