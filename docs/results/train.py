@@ -54,6 +54,7 @@ def shortened(network: str, epochs: int) -> Trained:
 
 ALL: dict[str, Trained] = {
     "quick": Trained("quick", seeds=3),
+    "quick-short": Trained("quick", ("epochs=2", "evaluation.views=flip"), seeds=3),
     "speed94": Trained("speed94", seeds=3),
     **{network: shortened(network, epochs=6) for network in DEPTHS},
     "resnet18": shortened("resnet18", epochs=3),
