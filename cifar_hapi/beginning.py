@@ -28,7 +28,8 @@ from cifar_hapi.loading import check_declared_network, use_declared_engine
 from cifar_hapi.model import Model
 from cifar_hapi.optimizer import check_optimizer
 from cifar_hapi.pretrained import Start, WeightsFile, find_weights, put_weights, read_weights
-from cifar_hapi.recipe import Recipe, by_key
+from cifar_hapi.recipe import DataRecipe, Recipe, by_key
+from cifar_hapi.recorded_data import as_found
 from cifar_hapi.resuming import begun_run, check_same_data, is_complete
 from cifar_hapi.run import FollowedRun, Run, followed_run, resumed_run, started_run
 from cifar_hapi.run_path import free_run_path, new_run_path
@@ -101,7 +102,8 @@ def begun(plan: Plan, talk: Console) -> Iterator[Begun]:
         weights = _weights_to_begin_with(plan, progress=not talk.quiet) if is_writer() else None
     settings = apply_settings()
     with paddle_session(plan.device, recipe.seed) as device, contextlib.ExitStack() as stack:
-        images = _opened(recipe, progress=not talk.quiet)
+        declared = as_found(earlier, recipe.data) if earlier else recipe.data
+        images = _opened(declared, recipe.seed, progress=not talk.quiet)
         check_same("data set", lambda: {part: about.sha256[:12] for part, about in images.identity().parts.items()})
         with refused_together():
             if earlier and not plan.allow_changes:
@@ -146,13 +148,13 @@ def _weights_to_begin_with(plan: Plan, progress: bool) -> WeightsFile | None:
     return found
 
 
-def _opened(recipe: Recipe, progress: bool) -> Data:
-    """The images that `recipe` names; where several processes are on a machine, the first finds them for the others."""
+def _opened(declared: DataRecipe, seed: int, progress: bool) -> Data:
+    """The images that are declared; where several processes are on a machine, the first finds them for the others."""
     images: Data | None = None
     for turn in (True, False) if ranks.count() > 1 else (True,):
         with refused_together():
             if (ranks.rank_on_machine() == 0) == turn:
-                images = open_data(recipe.data, recipe.seed, progress=progress)
+                images = open_data(declared, seed, progress=progress)
                 images.identity()  # here, where the others wait however long it takes to read all of it
     assert images is not None, "one of the turns is this process's"
     return images

@@ -22,7 +22,15 @@ from rich.table import Table
 from cifar_hapi._version import __version__
 from cifar_hapi.data.archives import CifarName, find_cifar
 from cifar_hapi.hardware import cpu, cpu_quota, memory, usable_cores
-from cifar_hapi.runtime import Setting, apply_settings, cache_folder, data_folders, require_paddle, threads
+from cifar_hapi.runtime import (
+    Setting,
+    apply_settings,
+    cache_folder,
+    data_folders,
+    missing_data_folder,
+    require_paddle,
+    threads,
+)
 
 _SETS: tuple[CifarName, ...] = ("cifar10", "cifar100")
 _BUILDS = ("paddlepaddle", "paddlepaddle-gpu")
@@ -225,9 +233,8 @@ def _thread_problems(settings: list[Setting]) -> Iterator[Problem]:
 
 
 def _data_problems(data: dict[str, str | None], cache: dict[str, Any]) -> Iterator[Problem]:
-    named = os.environ.get("CIFAR_HAPI_DATA")
-    if named and not Path(named).expanduser().exists():
-        yield Problem(f"CIFAR_HAPI_DATA={named}: there is no such folder", "correct it, or unset it", stops=False)
+    if missing := missing_data_folder():
+        yield Problem(missing, "correct it, or unset it", stops=False)
     if not cache["writable"]:
         what = f"the cache folder {cache['path']} cannot be written: nothing can be downloaded or generated"
         remedy = "change its permissions, or set XDG_CACHE_HOME to another folder"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cifar_hapi.data.sources import stored_size
+from cifar_hapi.data.sources import is_on_disk, stored_size
 from cifar_hapi.errors import RecipeError
 from cifar_hapi.recipe import DataRecipe
 from cifar_hapi.run import Run
@@ -23,6 +23,15 @@ def declared_again(run: Run, source: str | None = None, data_dir: str | Path | N
     place = str(data_dir) if data_dir else declared.dir
     size = stored_size(name, declared.image_size)
     try:
-        return replace(declared, source=name if source is None else source, dir=place, image_size=size)
+        again = replace(declared, source=name if source is None else source, dir=place, image_size=size)
     except ValidationError:
         raise RecipeError(f"run {run.path}: {name if source is None else source!r} is no source of data") from None
+    return again if source or data_dir else as_found(run, again)
+
+
+def as_found(run: Run, declared: DataRecipe) -> DataRecipe:
+    """`declared`, to go on with `run`: "auto" is what it was then, and CIFAR is where it was, if it is nowhere else."""
+    known = replace(declared, source=run.data.name) if declared.source == "auto" else declared
+    there = replace(known, dir=str(Path(run.data.source).parent))
+    moved = known.source == run.data.name and not is_on_disk(known) and is_on_disk(there)
+    return there if moved else known

@@ -163,6 +163,13 @@ def data_folders(data_dir: str | None) -> list[Path]:
     return [*(Path(name).expanduser() for name in named if name), cache_folder()]
 
 
+def missing_data_folder() -> str | None:
+    """What is wrong with $CIFAR_HAPI_DATA, where it names a folder that is not there."""
+    named = os.environ.get("CIFAR_HAPI_DATA")
+    gone = named and not Path(named).expanduser().exists()
+    return f"CIFAR_HAPI_DATA={named}: there is no such folder" if gone else None
+
+
 def cache_folder() -> Path:
     """Where downloads and generated sets are kept: `cifar-hapi` in the user's cache ($XDG_CACHE_HOME on Linux)."""
     return user_cache_path("cifar-hapi", appauthor=False)

@@ -19,7 +19,7 @@ from test_cli import TINY_ARGUMENTS, program
 from toy import same_training
 
 from callbacks.line_file import LineFile
-from cifar_hapi import DataError, RecipeError, Run, RunError
+from cifar_hapi import DataError, RecipeError, Run, RunError, evaluate
 
 AVERAGED = {"averaging.decay": 0.9, "early_stopping.patience": 1, "early_stopping.restore_best": True}
 RECORDED = {"bn_stats.every_steps": 3, "bn_stats.channels": "all", "bn_stats.gradients": True, "bn_stats.probe": 8}
@@ -141,6 +141,33 @@ def test_other_data_is_refused(small_cifar, tmp_path):
     write_small_cifar(tmp_path / "other", seed=5)
     with pytest.raises(DataError, match=r"not the data of run .*train.* differ"):
         small_fit(tmp_path / "other", tmp_path / "run", epochs=2, resume=True)
+
+
+@pytest.mark.parametrize("data", ["auto", "cifar10"])
+def test_a_run_finds_its_data_where_it_was_though_the_environment_says_no_more(
+    small_cifar, tmp_path, monkeypatch, data
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CIFAR_HAPI_DATA", str(small_cifar))
+    run = small_fit(None, tmp_path / "run", data=data, epochs=1)
+    monkeypatch.delenv("CIFAR_HAPI_DATA")
+    assert evaluate(run)["images"] == 120
+    assert small_fit(None, tmp_path / "run", data=data, epochs=2, resume=True).status == "finished"
+
+
+def test_a_run_of_cifar_does_not_go_on_with_generated_images(small_cifar, tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise DataError("no mirror answers")
+
+    monkeypatch.setattr("cifar_hapi.data.sources.fetch", no_network)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    here = shutil.copytree(small_cifar, tmp_path / "here")
+    monkeypatch.setenv("CIFAR_HAPI_DATA", str(here))
+    small_fit(None, tmp_path / "run", data="auto", epochs=1)
+    monkeypatch.delenv("CIFAR_HAPI_DATA")
+    shutil.rmtree(here)
+    with pytest.raises(DataError, match="no mirror answers"):
+        small_fit(None, tmp_path / "run", data="auto", epochs=2, resume=True, allow_changes=True)
 
 
 def test_a_checkpoint_of_another_network_is_an_error_of_one_line(small_cifar, tmp_path):

@@ -22,7 +22,7 @@ from cifar_hapi.data.synthetic import CLASS_NAMES, TRAIN, write_synthetic
 from cifar_hapi.errors import DataError
 from cifar_hapi.printable import escaped, is_fit_to_print
 from cifar_hapi.recipe import DataRecipe
-from cifar_hapi.runtime import cache_folder, data_folders
+from cifar_hapi.runtime import cache_folder, data_folders, missing_data_folder
 
 CifarName = Literal["cifar10", "cifar100"]
 _CIFAR_FORMAT = ("cifar10", "cifar100", "synthetic")
@@ -103,6 +103,8 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
         raise DataError(f"data.dir = {recipe.dir!r}: there is no such folder")
     name = _cifar_name(recipe)
     place = _place(recipe)
+    if place is None and (problem := missing_data_folder()):
+        raise DataError(f"{problem}; correct it, or unset it")
     if place is None:
         try:
             place = fetch(ARCHIVES[name], cache_folder(), progress=progress)

@@ -123,6 +123,16 @@ def test_a_data_dir_that_is_not_there_is_an_error(tmp_path, source):
         open_data(DataRecipe(source=source, dir=str(tmp_path / "typo")))
 
 
+@pytest.mark.parametrize("source", ["auto", "cifar10"])
+def test_an_environment_that_names_no_folder_is_an_error_unless_cifar_is_found(places, monkeypatch, no_network, source):
+    monkeypatch.setenv("CIFAR_HAPI_DATA", "typo")
+    with pytest.raises(DataError, match=r"^CIFAR_HAPI_DATA=typo: there is no such folder; correct it, or unset it$"):
+        open_data(DataRecipe(source=source))
+    write_small_cifar(places["named"], train=50, test=10)
+    assert open_data(DataRecipe(source=source, dir=str(places["named"]))).name == "cifar10"
+    assert no_network == []
+
+
 def test_an_image_folder_needs_to_be_there(tmp_path):
     with pytest.raises(DataError, match="is neither cifar10"):
         open_data(DataRecipe(source=str(tmp_path / "nowhere")))
