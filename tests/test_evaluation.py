@@ -108,6 +108,7 @@ def test_data_that_is_gone_is_an_error(run, tmp_path, monkeypatch):
     shutil.copytree(run.path, copy)
     manifest = json.loads((copy / "run.json").read_text())
     manifest["recipe"]["data"]["dir"] = None
+    manifest["data"]["source"] = str(tmp_path / "gone" / "cifar-10-batches-py")
     (copy / "run.json").write_text(json.dumps(manifest))
 
     def fetch(archive, folder, progress):

@@ -250,7 +250,9 @@ def test_what_cannot_be_is_told_in_one_line(run, tmp_path, options, error, messa
 def without_data(small_cifar, tmp_path, monkeypatch):
     """A run whose images are gone, on a machine where nothing may be downloaded."""
     run = untrained_run(tmp_path / "run", small_cifar, "speednet")
-    run.update(recipe={**run.manifest["recipe"], "data": {**run.manifest["recipe"]["data"], "dir": None}})
+    gone = {"source": str(tmp_path / "gone" / "cifar-10-batches-py")}
+    recipe = {**run.manifest["recipe"], "data": {**run.manifest["recipe"]["data"], "dir": None}}
+    run.update(recipe=recipe, data={**run.manifest["data"], **gone})
     monkeypatch.setattr("cifar_hapi.data.sources.fetch", lambda *given, **named: pytest.fail("downloads"))
     return run
 
