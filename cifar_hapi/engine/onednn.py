@@ -23,6 +23,7 @@ _DTYPES = {"bfloat16": 2, "float32": 3, "uint8": 6}
 _TAGS = {"any": 1, "a": 2, "ab": 3, "oihw": 5, "nchw": 5, "goihw": 6, "nhwc": 22, "blocked": 78}
 _STATUSES = {1: "out of memory", 2: "invalid arguments", 3: "unimplemented", 5: "runtime error"}
 _UNIMPLEMENTED = 3
+_AVX512_BF16, _AMX = 0x80, 0xE00  # bits of the instructions that oneDNN may use
 ADD, MULTIPLY = 0x1FFF0, 0x1FFF1  # of two operands
 _WEIGHTS_MD, _DIFF_WEIGHTS_MD, _WORKSPACE_MD, _SCRATCHPAD_MD = 131, 132, 135, 136
 
@@ -297,7 +298,13 @@ def version() -> str:
 
 def native_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16 (AVX512_BF16, AMX): else oneDNN computes it by detours."""
-    return bool(library().dnnl_get_effective_cpu_isa() & 0x80)
+    return bool(library().dnnl_get_effective_cpu_isa() & _AVX512_BF16)
+
+
+@functools.cache
+def multiplies_tiles() -> bool:
+    """Whether this CPU multiplies tiles of bfloat16 (AMX), and oneDNN may let it."""
+    return bool(library().dnnl_get_effective_cpu_isa() & _AMX == _AMX)
 
 
 def set_threads(count: int) -> None:

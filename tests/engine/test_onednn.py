@@ -7,8 +7,8 @@ import paddle
 import pytest
 from paddle import nn
 
-from cifar_hapi.engine import layers, onednn, primitives
-from cifar_hapi.engine.memory import Buffer
+from cifar_hapi.engine import layers, memory, onednn, primitives
+from cifar_hapi.engine.memory import Buffer, layout
 from cifar_hapi.engine.onednn import Call, Desc
 from cifar_hapi.engine.primitives import Convolution, Geometry
 
@@ -48,6 +48,24 @@ def test_images_are_views_of_a_map_in_both_layouts():
     np.testing.assert_array_equal(reordered(MAP, "nhwc").image(), MAP.transpose(0, 2, 3, 1))
     blocked = reordered(MAP, "blocked").image()
     np.testing.assert_array_equal(blocked.reshape(2, 3, 2, 32), MAP.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(("tiles", "expected"), [(False, "blocked"), (True, "nhwc")])
+def test_large_maps_in_bfloat16_are_in_blocks_unless_tiles_are_multiplied(tiles, expected, monkeypatch):
+    monkeypatch.setattr(memory, "multiplies_tiles", lambda: tiles)
+    assert layout((8, 64, 32, 32), "bfloat16") == expected
+
+
+@pytest.mark.skipif(
+    onednn.library_path() is None or not onednn.multiplies_tiles(), reason="this CPU does not multiply tiles"
+)
+def test_channels_last_all_directions_of_a_convolution_multiply_tiles():
+    src, dst = Desc((4, 32, 8, 8), "bfloat16"), Desc((4, 64, 8, 8), "bfloat16")
+    geometry = Geometry((3, 3), before=(1, 1), after=(1, 1))
+    convolution = Convolution(src, Desc((64, 32, 3, 3), "bfloat16", "any"), None, dst, geometry)
+    forward = convolution.forward()
+    found = forward, convolution.backward_data(forward), convolution.backward_weights(forward)
+    assert all("amx" in each.implementation for each in found)
 
 
 def test_bfloat16_is_the_upper_half_of_float32():
