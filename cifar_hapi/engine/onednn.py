@@ -90,12 +90,12 @@ class Desc:
         self._set(handle, handle.pointer)
 
     @classmethod
-    def strided(cls, shape: Sequence[int], strides: Sequence[int]) -> Desc:
-        """Of float32; strides: for each axis, how many numbers lie from one of its elements to the next."""
+    def strided(cls, shape: Sequence[int], strides: Sequence[int], dtype: str = "float32") -> Desc:
+        """strides: for each axis, how many numbers lie from one of its elements to the next."""
         desc = cls.__new__(cls)
-        desc.shape, desc.dtype, desc.tag = tuple(shape), "float32", f"strides {tuple(strides)}"
+        desc.shape, desc.dtype, desc.tag = tuple(shape), dtype, f"strides {tuple(strides)}"
         create = "dnnl_memory_desc_create_with_strides"
-        arguments = (len(shape), dims(shape), _DTYPES["float32"], dims(strides))
+        arguments = (len(shape), dims(shape), _DTYPES[dtype], dims(strides))
         handle = _Handle(create, "dnnl_memory_desc_destroy", *arguments, what=f"{shape} {strides}")
         desc._set(handle, handle.pointer)
         return desc

@@ -11,7 +11,7 @@ import numpy as np
 from cifar_hapi.engine import layers, primitives, winograd
 from cifar_hapi.engine.memory import Buffer, floats_at
 from cifar_hapi.engine.onednn import Desc, Dtype, Memory
-from cifar_hapi.engine.primitives import Convolution
+from cifar_hapi.engine.primitives import Convolution, Geometry
 from cifar_hapi.engine.program import (
     KeptNaN,
     NoFastForm,
@@ -29,6 +29,7 @@ from cifar_hapi.engine.program import (
     told_by_layer,
     weights_desc,
 )
+from cifar_hapi.engine.strips import Strips, images_in_a_strip
 from cifar_hapi.engine.trace import Operation, Trace
 from cifar_hapi.engine.winograd import WinogradConvolution
 
@@ -62,6 +63,7 @@ class TrainingProgram(Program):
         self._forward: list[Step] = []
         self._backward: list[Step] = []
         self._running: list[_RunningStatistics] = []
+        self._strips: dict[tuple[str, tuple[int, ...]], Buffer] = {}
         first = Value(self._pool.keep(self._input_map(shape)), input_gradient)
         self._reorder(self._forward, self._source, first.memory)
         output, plans = self._lay_out(first)
@@ -155,9 +157,10 @@ class TrainingProgram(Program):
             full = dataclasses.replace(convolution, weights=Desc(weights_desc(layer).shape, "float32", "any"))
             return full.backward_weights(convolution.forward())
 
-        back = fastest(kernels(layer, x.desc, y.desc, self._dtype), made, layer)
-        source = self._laid_out(self._backward, x.data, back.src)
-        gradient = self._laid_out(self._backward, gy, back.dst)
+        seen, given = self._side_by_side(layers.convolution_geometry(layer), x.data, gy)
+        back = fastest(kernels(layer, seen.desc, given.desc, self._dtype), made, layer)
+        source = self._laid_out(self._backward, seen, back.src)
+        gradient = self._laid_out(self._backward, given, back.dst)
         found = self._pool.keep(back.primitive.diff_weights)
         memories = {"src": source.memory, "diff_dst": gradient.memory, "diff_weights": found.memory}
         if layers.parameter(layer, "bias") is not None:
@@ -168,6 +171,25 @@ class TrainingProgram(Program):
             self._reorder(self._backward, found.memory, target)
         self._pool.give(source)
         self._pool.give(gradient)
+
+    def _side_by_side(self, geometry: Geometry, x: Buffer, gy: Buffer) -> Sequence[Buffer]:
+        """Both maps in strips of several images, where the gradient of the weights between them is faster so."""
+        count = images_in_a_strip(x.desc, gy.desc, geometry)
+        if count == 1:
+            return x, gy
+        laid = [Strips(each.desc, geometry.before[1], count) for each in (x, gy)]
+        targets = [self._strips_of(role, strips.desc) for role, strips in zip(("x", "gy"), laid, strict=True)]
+        for each, strips, target in zip((x, gy), laid, targets, strict=True):
+            memories = {"src": Memory(strips.images, each.array), "dst": Memory(strips.places, target.array)}
+            self._call(self._backward, primitives.reorder(strips.images, strips.places), memories)
+        return targets
+
+    def _strips_of(self, role: str, desc: Desc) -> Buffer:
+        """Memory for such strips, of all layers: not the pool's, as the padding in it must stay zero."""
+        key = role, desc.shape
+        if key not in self._strips:
+            self._strips[key] = self._pool.keep(desc)
+        return self._strips[key]
 
     def _plan_data(self, layer: Any, x: Value, y: Value, gy: Buffer, weights: Memory) -> None:
         def made(convolution: Convolution) -> Any:
