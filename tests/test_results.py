@@ -163,6 +163,22 @@ def test_a_name_that_is_no_result_is_refused(train, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["quick"], ["quick-0", "quick-1", "quick-2"]),
+        (["--under", "bfloat16", "resnet20", "speed95"], ["bfloat16/resnet20-0", "bfloat16/speed95-0"]),
+    ],
+)
+def test_all_seeds_of_what_is_asked_for_are_made_in_the_folder_that_is_named(arguments, expected, train, monkeypatch):
+    made = []
+    monkeypatch.setattr("sys.argv", ["train.py", *arguments])
+    monkeypatch.setattr(train, "make_all", lambda results: made.extend(results))
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert [name for name, *_ in made] == expected and ended.value.code is None
+
+
+@pytest.mark.parametrize(
     ("value", "kept"),
     [
         (

@@ -2,6 +2,7 @@
 
     python docs/results/train.py                    # all that are not there yet
     python docs/results/train.py plain20 resnet56   # these, with all their seeds
+    python docs/results/train.py --under bfloat16 quick  # in folders of that name, apart from another machine's
 
 It can be stopped at any moment; started again, it goes on within the training that it was in. One that fails, as that
 from pretrained weights without them, is told of at the end, and the others are made. Runs are kept in runs/results,
@@ -10,6 +11,7 @@ what is published of them in docs/results. CIFAR-10 is found as by `cifar-hapi t
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -64,10 +66,15 @@ ALL: dict[str, Trained] = {
 
 
 def main() -> None:
-    asked = sys.argv[1:] or list(ALL)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}")
+    parser.add_argument("--under", default=".", help="a folder within runs/results and docs/results")
+    arguments = parser.parse_args()
+    asked = arguments.names or list(ALL)
     if unknown := [name for name in asked if name not in ALL]:
         sys.exit(f"{', '.join(unknown)}: not among the results, which are {', '.join(ALL)}")
-    sys.exit(make_all([(f"{name}-{seed}", ALL[name], seed) for name in asked for seed in range(ALL[name].seeds)]))
+    seeds = [(name, seed) for name in asked for seed in range(ALL[name].seeds)]
+    sys.exit(make_all([(str(Path(arguments.under, f"{name}-{seed}")), ALL[name], seed) for name, seed in seeds]))
 
 
 def make_all(results: Sequence[tuple[str, Trained, int]]) -> str | None:
