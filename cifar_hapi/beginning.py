@@ -118,7 +118,8 @@ def begun(plan: Plan, talk: Console) -> Iterator[Begun]:
             stack.enter_context(_refusals_as_run_errors(plan.path))
             resume = checkpoint.resume if earlier else None
             run = stack.enter_context(_held_run(plan.path, manifest, model, resume))
-        stack.enter_context(departures_told(f"`cifar-hapi resume {plan.path}` goes on from the last checkpoint"))
+        way_out = f"`{terminal.resume_command(plan.path)}` goes on from the last checkpoint"
+        stack.enter_context(departures_told(way_out))
         check_same("checkpoint", lambda: dataclasses.asdict(checkpoint.point or ResumePoint()))
         terminal.announce(talk, run, images, len(loaders[0]), start)
         if (engine.engine, device) == ("native", "cpu") and (late := slowed_by(settings)):

@@ -84,10 +84,15 @@ def summarise(out: Console, run: Run, report: str = "") -> None:
         rows.insert(0, ("stopped", run.manifest["stopped"]))
     if evaluation["data"] == "cifar10":
         rows.insert(0, ("compare", _beside_the_article(evaluation["top1"])))
-    if evaluation["data"] == "cifar10" and _is_quick_itself(run.recipe):
+    if evaluation["data"] == "cifar10" and (then := _then(run.recipe)):
         place = f" --data-dir {shlex.quote(run.recipe.data.dir)}" if run.recipe.data.dir else ""
-        rows.append(("", f"{program} train speed94{place}  (94 %, six times the time)"))
+        rows.append(("", f"{program} train {then[0]}{place}  ({then[1]})"))
     _rows(out, rows)
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with a training."""
+    return f"{_program()} resume {run}"
 
 
 def _program() -> str:
@@ -104,9 +109,16 @@ def _beside_the_article(top1: float) -> str:
     return f"{abs(points):.1f} points {'below' if points < 0 else 'above'} {_ARTICLE}"
 
 
-def _is_quick_itself(recipe: Recipe) -> bool:
-    """Whether `train quick` means this recipe, apart from its seed and where images are."""
-    return recipe.name == "quick" and set(differing_keys(recipe, Recipe.load("quick"))) <= _SAID_ELSEWHERE
+def _then(recipe: Recipe) -> tuple[str, str] | None:
+    """The recipe to train after this one, and what it gives; None where that is for the user to say.
+
+    After `quick`, apart from its seed and where images are; after fewer epochs or views of it, `quick` itself.
+    """
+    quick = Recipe.load("quick")
+    changed = set(differing_keys(recipe, quick)) - _SAID_ELSEWHERE
+    if recipe.name != "quick" or changed - {"epochs", "evaluation.views"} or recipe.epochs > quick.epochs:
+        return None
+    return ("quick", f"90 %, {quick.epochs} epochs") if changed else ("speed94", "94 %, six times the time")
 
 
 def headline(out: Console, evaluation: dict[str, Any]) -> None:

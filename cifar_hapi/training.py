@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def fit(
         terminal.say_complete(talk, plan.earlier)
         plan.earlier.model = load(plan.earlier)
         return plan.earlier
-    with begun(plan, talk) as training:
+    with begun(plan, talk) as training, _way_on_told(training.run, talk):
         _train(training, callbacks, talk)
         _evaluate(training, talk)
     run = training.run
@@ -103,21 +104,27 @@ def _train(training: Begun, callbacks: Sequence[Callback], talk: Console) -> Non
         schedule.step(schedule.last_epoch)  # its rate may follow another plan from here on
     shown = [] if talk.quiet else [Progress(console=talk)]
     everything = [*declared_callbacks(recipe, run, training.probe), checkpoint, *callbacks, *shown]
-    try:
-        run.model.fit(
-            *training.loaders,
-            epochs=recipe.epochs,
-            eval_freq=recipe.eval_every_epochs,
-            verbose=0,
-            callbacks=everything,
-            initial_epoch=point.epoch,
-            initial_step=point.batch,
-        )
-    except (KeyboardInterrupt, SystemExit):
-        talk.print(f"{'saved':9}`cifar-hapi resume {run.path}` goes on from here")
-        raise
+    run.model.fit(
+        *training.loaders,
+        epochs=recipe.epochs,
+        eval_freq=recipe.eval_every_epochs,
+        verbose=0,
+        callbacks=everything,
+        initial_epoch=point.epoch,
+        initial_step=point.batch,
+    )
     reasons = [reason for callback in everything if (reason := getattr(callback, "reason", None))]
     run.update(stopped=reasons[0] if reasons else None)
+
+
+@contextmanager
+def _way_on_told(run: Run, talk: Console) -> Iterator[None]:
+    """Within it, who interrupts the training is told how it goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        talk.print(f"{'saved':9}`{terminal.resume_command(run.path)}` goes on from here")
+        raise
 
 
 def _evaluate(training: Begun, talk: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ def cache(tmp_path_factory) -> Path:
     os.environ["XDG_CACHE_HOME"] = str(folder)
     os.environ.pop("CIFAR_HAPI_DATA", None)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def command_is_found() -> None:
+    """As in an activated environment; else lines that tell what to type name the path of `cifar-hapi`."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -251,6 +251,16 @@ def started(folder, small_cifar):
     raise AssertionError(process.communicate())
 
 
+def test_one_who_interrupts_the_evaluation_is_told_how_it_goes_on(small_cifar, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cifar_hapi.training.record_evaluation", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(small_cifar, tmp_path / "run", verbose=1)
+    assert f"`cifar-hapi resume {tmp_path / 'run'}` goes on from here" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_in_a_checkpoint_and_an_interrupted_run(small_cifar, tmp_path, number, code):

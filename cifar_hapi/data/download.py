@@ -37,7 +37,7 @@ class RemoteFile:
     md5: str
     size: int | None
     urls: tuple[str, ...]
-    instead: str = "use --data synthetic"
+    instead: str = "name a folder that has it (--data-dir, CIFAR_HAPI_DATA), or use --data synthetic"
     elsewhere: str = "choose another --data-dir"
 
 

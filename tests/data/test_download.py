@@ -380,7 +380,7 @@ def test_an_unknown_name_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.M
         "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz: Name or service not known; "
         "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz: Name or service not known; "
         f"try again, put the file (MD5 c58f30108f718f92721af3b95e74349a) into {tmp_path} by hand, "
-        "or use --data synthetic"
+        "or name a folder that has it (--data-dir, CIFAR_HAPI_DATA), or use --data synthetic"
     )
 
 
