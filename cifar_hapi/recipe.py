@@ -489,11 +489,12 @@ def _first_complaint(error: ValidationError) -> str:
 
 
 def _key_meant(wrong: str) -> str:
-    """The end of an error's text: of the keys where the `wrong` one was looked for, the nearest or all."""
+    """The end of an error's text: the key of this name in another section, or of those in its own the nearest or all."""
     section, dot, name = wrong.rpartition(".")
     names = [known for where, _, known in (key.rpartition(".") for key in known_keys()) if where == section]
     every = f"; {section or 'a recipe'} has {', '.join(names)}" if names else ""
-    return did_you_mean(name, names, section + dot) or every
+    elsewhere = [key for key in known_keys() if key.rpartition(".")[2] == name]
+    return did_you_mean(name, names, section + dot) or (f"; did you mean {elsewhere[0]}?" if elsewhere else every)
 
 
 def known_keys() -> list[str]:

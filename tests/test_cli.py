@@ -146,6 +146,7 @@ def test_every_command_has_help_with_an_example(command, name):
         (["train", "--engine", "warp"], 2, "engine = 'warp'"),
         (["train", "--device", "gpu:9"], 2, "device 'gpu:9'"),
         (["train", "--data", "nowhere"], 3, "'nowhere' is neither"),
+        (["train", "--data", "cifra10"], 3, "nor a folder of class folders; did you mean cifar10?"),
         (["trian"], 2, "No such command 'trian'"),
         (["evaluate"], 4, "no run in runs/: train one first"),
         (["evaluate", "nowhere"], 4, "nowhere is no run"),

@@ -52,6 +52,8 @@ def test_a_recipe_cannot_be_changed():
         ({"optimizer.lrr": 1}, "optimizer.lrr is not a key; did you mean optimizer.lr?"),
         ({"optimzer.lr": 1}, "optimzer is not a key; did you mean optimizer?"),
         ({"epoch": 3}, "epoch is not a key; did you mean epochs?"),
+        ({"cutout": 8}, "cutout is not a key; did you mean augment.cutout?"),
+        ({"network.label_smoothing": 0}, "network.label_smoothing is not a key; did you mean loss.label_smoothing?"),
         ({"checkpoint.zebra": 3}, "checkpoint.zebra is not a key; checkpoint has every_epochs, every_steps, "),
         ({"zebra": 3}, "zebra is not a key; a recipe has name, "),
         ({"optimizer.lr": -0.1}, "optimizer.lr = -0.1: input should be greater than 0"),

@@ -19,7 +19,7 @@ from cifar_hapi.data.image_store import ImageStore
 from cifar_hapi.data.normalisation import IMAGENET, channel_statistics
 from cifar_hapi.data.split import stratified_split
 from cifar_hapi.data.synthetic import CLASS_NAMES, TRAIN, write_synthetic
-from cifar_hapi.errors import DataError
+from cifar_hapi.errors import DataError, did_you_mean
 from cifar_hapi.printable import escaped, is_fit_to_print
 from cifar_hapi.recipe import DataRecipe
 from cifar_hapi.runtime import cache_folder, data_folders, missing_data_folder
@@ -103,9 +103,9 @@ def _read(recipe: DataRecipe, progress: bool) -> tuple[str, str, str, ImageSet, 
         raise DataError(f"data.dir = {recipe.dir!r}: there is no such folder")
     name = _cifar_name(recipe)
     place = _place(recipe)
-    if place is None and (problem := missing_data_folder()):
-        raise DataError(f"{problem}; correct it, or unset it")
     if place is None:
+        if problem := missing_data_folder():
+            raise DataError(f"{problem}; correct it, or unset it")
         try:
             place = fetch(ARCHIVES[name], cache_folder(), progress=progress)
         except DataError:
@@ -140,6 +140,7 @@ def _read_folder(folder: Path, recipe: DataRecipe, progress: bool) -> tuple[str,
     if not folder.is_dir():
         raise DataError(
             f"data source {str(folder)!r} is neither cifar10, cifar100, synthetic, auto, nor a folder of class folders"
+            + did_you_mean(folder, ("auto", *_CIFAR_FORMAT))
         )
     for name in ("cifar10", "cifar100"):
         if find_cifar(folder, name) is not None:
