@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import paddle
 import pytest
+from engine_comparison import needs_bfloat16
 
-from benchmarks import inference, recipe_steps, serving, speedrun, timing, winograd
+from benchmarks import inference, recipe_steps, serving, speedrun, tiles, timing, winograd
 from benchmarks.growth import growth
 from benchmarks.inference_worker import by_dygraph, by_inference, by_onnx
 from benchmarks.optimizer import measured_rows
@@ -419,3 +420,13 @@ def test_convolutions_are_timed_both_ways_whichever_is_taken(channels, taken):
     assert cells[:2] == [f"16, {channels} to {channels}, 8x8", taken]
     for way in ("direct", "winograd"):
         assert row[f"{way} forward"] > 0 and row[f"{way} backward"] > 0
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(("side", "strips"), [(8, True), (9, False)])
+def test_convolutions_are_timed_in_each_layout_and_in_the_strips_that_are_taken(side, strips, monkeypatch):
+    monkeypatch.setattr("cifar_hapi.engine.strips.multiplies_tiles", lambda: True)
+    row = tiles.measure(16, 32, 16, side, rounds=1)
+    cells = [cell.strip() for cell in tiles.show([row]).splitlines()[-1].strip("|").split("|")]
+    assert cells[0] == f"16, 32 to 16, {side}x{side}" and [bool(cell) for cell in cells[1:]] == [True] * 6 + [strips]
+    assert row.pop("layer") and min(row.values()) > 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from engine_comparison import assert_agree, both, needs_bfloat16, outcome
 from paddle import nn
 
 from cifar_hapi.engine import onednn, strips
 from cifar_hapi.engine.onednn import Desc
 from cifar_hapi.engine.primitives import Geometry
 from cifar_hapi.engine.strips import images_in_a_strip
-from tests.engine_comparison import assert_agree, both, needs_bfloat16, outcome
 
 pytestmark = pytest.mark.skipif(onednn.library_path() is None, reason="this Paddle carries no oneDNN")
 
