@@ -489,7 +489,7 @@ def _first_complaint(error: ValidationError) -> str:
 
 
 def _key_meant(wrong: str) -> str:
-    """The end of an error's text: the key of this name in another section, or of those in its own the nearest or all."""
+    """The end of an error's text: of the keys in its section the nearest, else one of its name elsewhere, or all."""
     section, dot, name = wrong.rpartition(".")
     names = [known for where, _, known in (key.rpartition(".") for key in known_keys()) if where == section]
     every = f"; {section or 'a recipe'} has {', '.join(names)}" if names else ""
