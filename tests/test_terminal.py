@@ -100,13 +100,13 @@ def test_what_to_type_next_can_be_typed(tmp_path, monkeypatch, found, there, pro
     terminal.summarise(Console(file=text, width=200), run)
     lines = [line[9:] for line in text.getvalue().splitlines()[-3:]]
     assert lines[0] == f"{program} evaluate runs/mine"
-    assert lines[2] == f"{program} train speed94 --data-dir '/data of mine'  (94 %, six times the time)"
+    assert lines[2] == f"{program} train speed94 --data-dir '/data of mine'  (94 %, five times the time)"
 
 
 @pytest.mark.parametrize(
     ("changes", "data", "hint"),
     [
-        ({"seed": 3}, "cifar10", "speed94  (94 %, six times the time)"),
+        ({"seed": 3}, "cifar10", "speed94  (94 %, five times the time)"),
         ({"epochs": 2}, "cifar10", "quick  (90 %, 5 epochs)"),
         ({"epochs": 2, "evaluation.views": "flip"}, "cifar10", "quick  (90 %, 5 epochs)"),
         ({"epochs": 6}, "cifar10", None),
