@@ -246,6 +246,8 @@ def resume(
 def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Evaluate RUN (by default the newest in runs/) on every image of its test set.
 
+    The result replaces the run's evaluation.json, from which reports and comparisons take it.
+
     \b
     Example:  cifar-hapi evaluate runs/quick-20260101-120000 --json
     """
@@ -264,6 +266,7 @@ def evaluate(run: Path | None, as_json: bool, quiet: bool, **options: Any) -> No
         click.echo(json.dumps(evaluation, indent=1))
     else:
         (terminal.headline if quiet else terminal.show_evaluation)(terminal.console(), evaluation)
+        click.echo(f"recorded in {found.path / 'evaluation.json'}, which reports and comparisons read")
 
 
 @cli.command()

@@ -26,8 +26,8 @@ class Result:
 
     data: the set it was trained on; evaluated_on: that of its test images. best_validation, last_validation: accuracy
     on the validation images at the best epoch by `checkpoint.monitor`, and at the last. test, top5: over the `images`
-    test images, seen as `views` says. seconds: of the training so far. images_per_second: of its steps. parameters:
-    those that are trained. peak_memory: bytes of main memory.
+    test images, by `weights`, seen as `views` says. seconds: of the training so far. images_per_second: of its steps.
+    parameters: those that are trained. peak_memory: bytes of main memory.
     """
 
     run: str
@@ -41,6 +41,7 @@ class Result:
     top5: float | None
     loss: float | None
     images: int | None
+    weights: str | None
     views: str | None
     seconds: float | None
     images_per_second: float | None
@@ -85,6 +86,7 @@ def result_of(run: Run) -> Result:
         top5=tested.top5 if tested else None,
         loss=tested.loss if tested else None,
         images=tested.images if tested else None,
+        weights=tested.weights if tested else None,
         views=tested.views if tested else None,
         seconds=_number(run.manifest.get("seconds")),
         images_per_second=training_speed(history),

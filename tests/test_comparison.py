@@ -36,6 +36,7 @@ def test_results_are_those_of_the_files(folder):
     run = Run(folder / "a")
     found = result_of(run)
     assert (found.test, found.images, found.views) == (run.evaluation["top1"], 120, "plain")
+    assert found.weights == "latest"
     assert (found.best_validation, found.last_validation) == (pytest.approx(0.4), pytest.approx(0.35))
     assert (found.seconds, found.images_per_second) == (12.3, pytest.approx(100))
     assert (found.epochs, found.parameters, found.peak_memory) == (3, 1234, 987_654_321)

@@ -42,7 +42,8 @@ def onednn_availability(device: str = "cpu") -> Availability:
         return Availability(False, str(error))
     if different:
         return Availability(False, f"oneDNN {version} failed the self-check: {different}")
-    return Availability(True, f"oneDNN {version}{_without_winograd()}", native_bfloat16=not _why_no_bfloat16())
+    tiles = " with AMX" if onednn.multiplies_tiles() else ""
+    return Availability(True, f"oneDNN {version}{tiles}{_without_winograd()}", native_bfloat16=not _why_no_bfloat16())
 
 
 def use_engine(network: Any, engine: str, precision: str, device: str) -> EngineChoice:

@@ -76,6 +76,7 @@ _RESULTS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("test top-1", lambda each: _share(each.test)),
     ("test top-5", lambda each: _share(each.top5)),
     ("test loss", lambda each: "-" if each.loss is None else f"{each.loss:.4f}"),
+    ("test weights", lambda each: each.weights or "-"),
     ("test views", lambda each: each.views or "-"),
     ("test images", lambda each: "-" if each.images is None else f"{each.images:,}"),
     ("validation, best", lambda each: _share(each.best_validation)),

@@ -217,6 +217,8 @@ def test_the_latest_choice_counts():
 
 
 @needs_onednn
-def test_availability_names_the_version():
+@pytest.mark.parametrize(("tiles", "end"), [(False, ""), (True, " with AMX")])
+def test_availability_names_the_version_and_amx(tiles, end, monkeypatch):
+    monkeypatch.setattr(onednn, "multiplies_tiles", lambda: tiles)
     found = onednn_availability()
-    assert found.usable and found.why == f"oneDNN {onednn.version()}"
+    assert found.usable and found.why == f"oneDNN {onednn.version()}{end}"
