@@ -9,23 +9,19 @@ All take turns in this process. By these figures `layout` in `cifar_hapi/engine/
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.tables import machine_line, markdown_table, report
+from benchmarks.layers import SAME, add, layer_by_layer
+from benchmarks.tables import markdown_table
 from benchmarks.timing import Spread, timed
-from benchmarks.winograd import LAYERS, SAME, add
-from benchmarks.worker import warn_if_busy
 from cifar_hapi.engine import onednn
 from cifar_hapi.engine.memory import Buffer
 from cifar_hapi.engine.onednn import Desc, Memory, PrimitiveDesc
 from cifar_hapi.engine.primitives import Convolution, reorder
 from cifar_hapi.engine.strips import Strips, images_in_a_strip
-from cifar_hapi.runtime import apply_settings, threads, versions
 
 BLOCKS, LAST, STRIPS = "in blocks", "channels-last", "in strips"
 FORWARD, TO_INPUT, TO_WEIGHTS = "forward", "gradient of the input", "gradient of the weights"
@@ -34,18 +30,9 @@ Steps = list[Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", nargs="+", default=LAYERS, metavar="N:IN:OUT:SIDE")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true", help="print JSON, and the table on standard error")
-    arguments = parser.parse_args()
-    if not onednn.multiplies_tiles():
-        sys.exit("this CPU does not multiply tiles (AMX)")
-    warn_if_busy()
-    apply_settings()
-    onednn.set_threads(threads())
-    rows = [measure(*map(int, layer.split(":")), rounds=arguments.rounds) for layer in arguments.layers]
-    report(f"{show(rows)}\n\n{machine_line(versions())}", {"versions": versions(), "rows": rows}, arguments.json)
+    layer_by_layer(
+        __doc__, "" if onednn.multiplies_tiles() else "this CPU does not multiply tiles (AMX)", measure, show
+    )
 
 
 def measure(n: int, incoming: int, outgoing: int, side: int, rounds: int) -> dict[str, Any]:

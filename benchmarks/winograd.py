@@ -9,45 +9,26 @@ own transforms included. By these figures `cifar_hapi/engine/winograd.py` choose
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.tables import machine_line, markdown_table, report
+from benchmarks.layers import SAME, add, layer_by_layer
+from benchmarks.tables import markdown_table
 from benchmarks.timing import Spread, timed
-from benchmarks.worker import warn_if_busy
-from cifar_hapi.engine import onednn, winograd
+from cifar_hapi.engine import winograd
 from cifar_hapi.engine.memory import Buffer, BufferPool
-from cifar_hapi.engine.onednn import Call, Desc, Memory, PrimitiveDesc
-from cifar_hapi.engine.primitives import Convolution, Geometry, reorder
+from cifar_hapi.engine.onednn import Desc, Memory
+from cifar_hapi.engine.primitives import Convolution, reorder
 from cifar_hapi.engine.winograd import WinogradConvolution
-from cifar_hapi.runtime import apply_settings, threads, versions
 
-LAYERS = (
-    *("128:16:16:32", "128:32:32:16", "128:64:64:8"),  # of ResNet-20
-    *("128:64:64:32", "128:128:128:16", "128:256:256:8", "128:512:512:4"),  # of ResNet-18
-    *("500:24:64:31", "500:64:64:15", "500:64:256:15", "500:256:256:7", "500:256:256:3"),  # of speed94's network
-)
-SAME = Geometry((3, 3), before=(1, 1), after=(1, 1))
+NO_COMPILER = "cifar-hapi was installed without a C compiler: install one, then pip install it again"
 Directions = dict[str, list[Any]]  # the steps of each
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", nargs="+", default=LAYERS, metavar="N:IN:OUT:SIDE")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true", help="print JSON, and the table on standard error")
-    arguments = parser.parse_args()
-    if not winograd.available():
-        sys.exit("cifar-hapi was installed without a C compiler: install one, then pip install it again")
-    warn_if_busy()
-    apply_settings()
-    onednn.set_threads(threads())
-    rows = [measure(*map(int, layer.split(":")), rounds=arguments.rounds) for layer in arguments.layers]
-    report(f"{show(rows)}\n\n{machine_line(versions())}", {"versions": versions(), "rows": rows}, arguments.json)
+    layer_by_layer(__doc__, "" if winograd.available() else NO_COMPILER, measure, show)
 
 
 def measure(n: int, incoming: int, outgoing: int, side: int, rounds: int) -> dict[str, Any]:
@@ -101,11 +82,6 @@ def reordered(steps: list[Any], weights: Memory, layout: Desc) -> Memory:
     packed = Buffer(layout).memory
     add(steps, reorder(weights.desc, layout), {"src": weights, "dst": packed})
     return packed
-
-
-def add(steps: list[Any], primitive: PrimitiveDesc, memories: Mapping[str, Memory]) -> None:
-    scratch = Buffer(primitive.scratchpad).memory
-    steps.append(Call(primitive, {**memories, "scratchpad": scratch}))
 
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
