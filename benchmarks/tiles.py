@@ -30,9 +30,8 @@ Steps = list[Any]
 
 
 def main() -> None:
-    layer_by_layer(
-        __doc__, "" if onednn.multiplies_tiles() else "this CPU does not multiply tiles (AMX)", measure, show
-    )
+    why_not = "" if onednn.multiplies_tiles() else "this CPU does not multiply tiles (AMX)"
+    layer_by_layer(__doc__, why_not, measure, show)
 
 
 def measure(n: int, incoming: int, outgoing: int, side: int, rounds: int) -> dict[str, Any]:

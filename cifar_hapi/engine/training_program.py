@@ -177,12 +177,13 @@ class TrainingProgram(Program):
         count = images_in_a_strip(x.desc, gy.desc, geometry)
         if count == 1:
             return x, gy
-        laid = [Strips(each.desc, geometry.before[1], count) for each in (x, gy)]
-        targets = [self._strips_of(role, strips.desc) for role, strips in zip(("x", "gy"), laid, strict=True)]
-        for each, strips, target in zip((x, gy), laid, targets, strict=True):
-            memories = {"src": Memory(strips.images, each.array), "dst": Memory(strips.places, target.array)}
-            self._call(self._backward, primitives.reorder(strips.images, strips.places), memories)
-        return targets
+        laid = []
+        for role, image in (("x", x), ("gy", gy)):
+            strips = Strips(image.desc, geometry.before[1], count)
+            laid.append(self._strips_of(role, strips.desc))
+            source, places = Memory(strips.images, image.array), Memory(strips.places, laid[-1].array)
+            self._reorder(self._backward, source, places)
+        return laid
 
     def _strips_of(self, role: str, desc: Desc) -> Buffer:
         """Memory for such strips, of all layers: not the pool's, as the padding in it must stay zero."""
